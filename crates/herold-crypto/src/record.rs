@@ -1,0 +1,122 @@
+//! Records: how live ratchet state becomes bytes at rest, and back.
+//!
+//! A record is one version byte followed by a body. The bodies of accounts, Olm sessions and
+//! outbound group sessions are MessagePack with field names. The ratchet library defaults or
+//! renames fields of its state between releases and tags some of its enums inside the value; both
+//! need a self-describing encoding, which a positional one such as postcard is not.
+//!
+//! Records contain private keys in clear. The store encrypts them.
+
+use std::io;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::secret::SecretBytes;
+
+/// The version that this release writes and the only one it reads.
+pub(crate) const VERSION: u8 = 1;
+
+/// A stored record cannot be decoded.
+///
+/// The row is corrupt, or a newer release wrote it. Never treat this as absence: a fresh session
+/// in place of a damaged one loses messages silently. The text names the kind of record and the
+/// reason, and contains nothing of the record's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read the record of {kind}: {reason}")]
+pub struct RecordError {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+impl RecordError {
+    pub(crate) fn new(kind: &'static str, reason: &'static str) -> Self {
+        Self { kind, reason }
+    }
+
+    /// Which kind of record was read, in words for a log line.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+}
+
+/// Splits the version byte off.
+///
+/// # Errors
+///
+/// If the record is empty or its version is not ours.
+pub(crate) fn body<'a>(kind: &'static str, record: &'a [u8]) -> Result<&'a [u8], RecordError> {
+    match record.split_first() {
+        None => Err(RecordError::new(kind, "it is empty")),
+        Some((&VERSION, body)) => Ok(body),
+        Some(_) => Err(RecordError::new(kind, "its version is unknown")),
+    }
+}
+
+/// Prefixes `body` with the version byte.
+pub(crate) fn wrap(body: &[u8]) -> SecretBytes {
+    let mut record = Vec::with_capacity(body.len() + 1);
+    record.push(VERSION);
+    record.extend_from_slice(body);
+    SecretBytes::new(record)
+}
+
+/// Encodes `value` as a record.
+///
+/// The types of this crate always encode. Should one ever fail to, the result is the empty record,
+/// which [`decode`] refuses.
+pub(crate) fn encode<T: Serialize>(value: &T) -> SecretBytes {
+    // Measured first, so that the buffer never grows and leaves secrets in freed memory.
+    let mut length = Length(0);
+    let measured = write_named(&mut length, value);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0 + 1));
+    bytes.push(VERSION);
+    let written = measured.and_then(|()| write_named(&mut *bytes, value));
+    debug_assert!(written.is_ok(), "ratchet state always encodes");
+    if written.is_err() {
+        return SecretBytes::new(Vec::new());
+    }
+    SecretBytes::new(std::mem::take(&mut *bytes))
+}
+
+/// Decodes a record written by [`encode`].
+///
+/// # Errors
+///
+/// If the version is unknown, the body is damaged, or bytes follow it.
+pub(crate) fn decode<T: DeserializeOwned>(
+    kind: &'static str,
+    record: &[u8],
+) -> Result<T, RecordError> {
+    let body = body(kind, record)?;
+    let mut reader = rmp_serde::Deserializer::from_read_ref(body);
+    let value =
+        T::deserialize(&mut reader).map_err(|_| RecordError::new(kind, "its body is damaged"))?;
+    // One byte more must fail to decode, or the record is not what was written.
+    if <serde::de::IgnoredAny as serde::Deserialize>::deserialize(&mut reader).is_ok() {
+        return Err(RecordError::new(kind, "bytes follow its end"));
+    }
+    Ok(value)
+}
+
+fn write_named<W: io::Write, T: Serialize>(
+    writer: &mut W,
+    value: &T,
+) -> Result<(), rmp_serde::encode::Error> {
+    value.serialize(&mut rmp_serde::Serializer::new(writer).with_struct_map())
+}
+
+/// A writer that only counts.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
