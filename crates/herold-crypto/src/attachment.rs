@@ -212,3 +212,259 @@ fn is_plain_mxc(url: &str) -> bool {
         && !media.is_empty()
         && media.chars().all(in_media)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entropy::SeededEntropy;
+    use proptest::prelude::*;
+
+    fn encrypted(plaintext: &[u8]) -> (Vec<u8>, EncryptedFile) {
+        let (ciphertext, mut file) = encrypt_attachment(plaintext, &mut SeededEntropy::new(7));
+        file.url = "mxc://example.org/Media_id-1".into();
+        (ciphertext, file)
+    }
+
+    /// Parses the description after `change`.
+    fn parse_changed(change: impl FnOnce(&mut Value)) -> Result<EncryptedFile, AttachmentError> {
+        let mut json = encrypted(b"content").1.to_json();
+        change(&mut json);
+        EncryptedFile::parse(&json)
+    }
+
+    #[test]
+    fn known_files_decrypt() {
+        // Origin: test vectors of matrix-encrypt-attachment (`v2` only); the JSON around them is
+        // completed as the specification asks.
+        let ones = "__________________________________________8";
+        for (ciphertext, key, iv, hash, plaintext) in [
+            (
+                "",
+                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                "AAAAAAAAAAAAAAAAAAAAAA",
+                "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+                "",
+            ),
+            (
+                "5xJZTt5cQicm+9f4",
+                ones,
+                "//////////8AAAAAAAAAAA",
+                "YzF08lARDdOCzJpzuSwsjTNlQc4pHxpdHcXiD/wpK6k",
+                "Hello, World",
+            ),
+            (
+                "zhtFStAeFx0s+9L/sSQO+WQMtldqYEHqTxMduJrCIpnkyer09kxJJuA4K+adQE4w+7jZe/vR9kIcqj9rOhDR8Q",
+                ones,
+                "//////////8AAAAAAAAAAA",
+                "IOq7/dHHB+mfHfxlRY5XMeCWEwTPmlf4cJcgrkf6fVU",
+                "alphanumericallyalphanumericallyalphanumericallyalphanumerically",
+            ),
+        ] {
+            let file = parse_changed(|json| {
+                json["key"]["k"] = key.into();
+                json["iv"] = iv.into();
+                json["hashes"]["sha256"] = hash.into();
+            })
+            .unwrap();
+            let ciphertext = unpadded::STANDARD.decode(ciphertext).unwrap();
+            assert_eq!(decrypt_attachment(&ciphertext, &file).unwrap(), plaintext.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_counter_runs_as_in_the_standard() {
+        // Origin: NIST SP 800-38A, section F.5.5, CTR-AES256.Encrypt, blocks 1 to 4. Its initial
+        // counter has a non-zero lower half, so the file is built here and not parsed.
+        fn hex<const N: usize>(text: &str) -> [u8; N] {
+            std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        }
+        let key: [u8; 32] = hex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4");
+        let plaintext: [u8; 64] = hex(concat!(
+            "6bc1bee22e409f96e93d7e117393172a",
+            "ae2d8a571e03ac9c9eb76fac45af8e51",
+            "30c81c46a35ce411e5fbc1191a0a52ef",
+            "f69f2445df4f9b17ad2b417be66c3710"
+        ));
+        let ciphertext: [u8; 64] = hex(concat!(
+            "601ec313775789a5b7a7f504bbf3d228",
+            "f443e3ca4d62b59aca84e990cacaf5c5",
+            "2b0930daa23de94ce87017ba2d84988d",
+            "dfc9c58db67aada613c2dd08457941a6"
+        ));
+        let file = EncryptedFile {
+            url: String::new(),
+            key: SecretBytes::new(key.to_vec()),
+            iv: hex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"),
+            sha256: Sha256::digest(ciphertext).into(),
+        };
+        assert_eq!(decrypt_attachment(&ciphertext, &file).unwrap(), plaintext);
+    }
+
+    #[test]
+    fn the_description_survives_the_event() {
+        let (_, file) = encrypted(b"content");
+        assert_eq!(EncryptedFile::parse(&file.to_json()), Ok(file));
+    }
+
+    #[test]
+    fn every_file_has_its_own_key_stream() {
+        let mut entropy = SeededEntropy::new(7);
+        let (first, file) = encrypt_attachment(b"content", &mut entropy);
+        let (second, thumbnail) = encrypt_attachment(b"content", &mut entropy);
+        assert_ne!(first, second);
+        assert!(!file.shares_key_stream_with(&thumbnail));
+    }
+
+    #[test]
+    fn n12_a_thumbnail_with_the_files_key_stream_is_recognised() {
+        let (_, file) = encrypted(b"content");
+        let (_, thumbnail) = encrypted(b"other content");
+        assert!(file.shares_key_stream_with(&thumbnail));
+    }
+
+    #[test]
+    fn n12_a_changed_ciphertext_releases_nothing() {
+        let (ciphertext, file) = encrypted(b"some content");
+        for at in 0..ciphertext.len() {
+            let mut changed = ciphertext.clone();
+            changed[at] ^= 1;
+            let refused = decrypt_attachment(&changed, &file);
+            assert_eq!(refused, Err(AttachmentError::HashMismatch));
+        }
+    }
+
+    #[test]
+    fn n12_a_truncated_or_prolonged_body_releases_nothing() {
+        let (mut ciphertext, file) = encrypted(b"some content");
+        for end in 0..ciphertext.len() {
+            let refused = decrypt_attachment(&ciphertext[..end], &file);
+            assert_eq!(refused, Err(AttachmentError::HashMismatch));
+        }
+        ciphertext.push(0);
+        assert_eq!(decrypt_attachment(&ciphertext, &file), Err(AttachmentError::HashMismatch));
+    }
+
+    #[test]
+    fn n12_a_missing_or_empty_hash_is_refused() {
+        for hashes in [
+            Value::Null,
+            json!({}),
+            json!([]),
+            json!({ "sha256": "" }),
+            json!({ "sha256": null }),
+            json!({ "sha256": "AAAA" }),
+            json!({ "sha512": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU" }),
+        ] {
+            let refused = parse_changed(|json| json["hashes"] = hashes.clone());
+            assert_eq!(refused, Err(AttachmentError::Hash), "{hashes}");
+        }
+    }
+
+    #[test]
+    fn n12_other_versions_are_refused() {
+        for version in [json!("v1"), json!("V2"), json!(2), json!(""), Value::Null] {
+            let refused = parse_changed(|json| json["v"] = version);
+            assert_eq!(refused, Err(AttachmentError::Version));
+        }
+        assert_eq!(EncryptedFile::parse(&json!("v2")), Err(AttachmentError::Version));
+    }
+
+    #[test]
+    fn n12_an_iv_with_a_started_counter_is_refused() {
+        for at in 8..16 {
+            let mut iv = [0; 16];
+            iv[at] = 1;
+            let refused = parse_changed(|json| json["iv"] = unpadded::STANDARD.encode(iv).into());
+            assert_eq!(refused, Err(AttachmentError::Iv));
+        }
+        for length in [0, 8, 12, 15, 17, 32] {
+            let iv = unpadded::STANDARD.encode(vec![0; length]);
+            assert_eq!(parse_changed(|json| json["iv"] = iv.into()), Err(AttachmentError::Iv));
+        }
+    }
+
+    #[test]
+    fn n12_a_key_of_another_length_is_refused() {
+        for length in [0, 16, 24, 31, 33, 64] {
+            let key = unpadded::URL_SAFE.encode(vec![7; length]);
+            let refused = parse_changed(|json| json["key"]["k"] = key.into());
+            assert_eq!(refused, Err(AttachmentError::Key), "{length}");
+        }
+    }
+
+    #[test]
+    fn n12_a_key_for_another_purpose_is_refused() {
+        for (member, value) in [
+            ("kty", json!("RSA")),
+            ("alg", json!("A128CTR")),
+            ("alg", json!("A256GCM")),
+            ("ext", json!(false)),
+            ("ext", Value::Null),
+            ("key_ops", json!(["encrypt"])),
+            ("key_ops", json!("decrypt")),
+            ("k", json!("++++")),
+        ] {
+            let refused = parse_changed(|json| json["key"][member] = value);
+            assert_eq!(refused, Err(AttachmentError::Key), "{member}");
+        }
+    }
+
+    #[test]
+    fn n12_an_address_that_points_elsewhere_is_refused() {
+        for url in [
+            "",
+            "mxc://",
+            "mxc://example.org",
+            "mxc://example.org/",
+            "mxc:///media",
+            "mxc://example.org/media/more",
+            "mxc://example.org//media",
+            "mxc://example.org/../media",
+            "mxc://example.org/..",
+            "mxc://example.org/a%2fb",
+            "mxc://example.org/a%2Fb",
+            "mxc://example.org/a?b",
+            "mxc://example.org/a#b",
+            "mxc://../media",
+            "mxc://a..b/media",
+            "mxc://user@example.org/media",
+            "mxc://exam ple.org/media",
+            "mxc://example.org/me\ndia",
+            "mxc://example.org/m\u{e9}dia",
+            "MXC://example.org/media",
+            "https://example.org/media",
+            "file:///etc/passwd",
+        ] {
+            let refused = parse_changed(|json| json["url"] = url.into());
+            assert_eq!(refused, Err(AttachmentError::Url), "{url}");
+        }
+    }
+
+    #[test]
+    fn plain_addresses_are_accepted() {
+        for url in ["mxc://a/b", "mxc://example.org:8448/x_Y-1", "mxc://[2001:db8::1]:80/m"] {
+            assert!(parse_changed(|json| json["url"] = url.into()).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let (_, file) = encrypted(b"content");
+        let expected = "EncryptedFile { url: \"mxc://example.org/Media_id-1\", .. }";
+        assert_eq!(format!("{file:?}"), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn every_content_comes_back(content: Vec<u8>, seed: u64) {
+            let (ciphertext, file) = encrypt_attachment(&content, &mut SeededEntropy::new(seed));
+            prop_assert_eq!(ciphertext.len(), content.len());
+            prop_assert_eq!(decrypt_attachment(&ciphertext, &file), Ok(content));
+        }
+
+        #[test]
+        fn no_address_makes_the_parser_panic(url: String) {
+            let _ = parse_changed(|json| json["url"] = url.into());
+        }
+    }
+}

@@ -199,3 +199,257 @@ fn write_string(out: &mut String, text: &str) -> Result<(), CanonicalJsonError> 
     out.push_str(&quoted);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use crate::identity::ed25519_from_base64;
+    use crate::olm::Account;
+    use crate::unpadded;
+    use base64::Engine;
+
+    fn canonical(text: &str) -> Result<String, CanonicalJsonError> {
+        canonical_json(&serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn the_examples_of_the_specification_hold() {
+        // Origin: Matrix specification, appendices, "Canonical JSON", examples.
+        for (input, output) in [
+            ("{}", "{}"),
+            (r#"{ "one": 1, "two": "Two" }"#, r#"{"one":1,"two":"Two"}"#),
+            (r#"{ "b": "2", "a": "1" }"#, r#"{"a":"1","b":"2"}"#),
+            (r#"{"b":"2","a":"1"}"#, r#"{"a":"1","b":"2"}"#),
+            (r#"{ "a": "日本語" }"#, r#"{"a":"日本語"}"#),
+            (r#"{ "本": 2, "日": 1 }"#, r#"{"日":1,"本":2}"#),
+            (r#"{ "a": "\u65E5" }"#, r#"{"a":"日"}"#),
+            (r#"{ "a": null }"#, r#"{"a":null}"#),
+        ] {
+            assert_eq!(canonical(input).as_deref(), Ok(output), "{input}");
+        }
+    }
+
+    #[test]
+    fn the_signature_vectors_of_the_specification_verify() {
+        // Origin: Matrix specification, appendices, "Cryptographic Test Vectors", JSON Signing.
+        let key = ed25519_from_base64("XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI").unwrap();
+        let empty = "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuH\
+                     GZKM5ZAQ";
+        let filled = "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJ\
+                      pvhJI+6Bw";
+        let mut object = json!({ "signatures": { "domain": { "ed25519:1": empty } } });
+        assert_eq!(verify_json(&key, "domain", "ed25519:1", &object), Ok(()));
+        object["one"] = json!(1);
+        object["two"] = json!("Two");
+        assert_eq!(verify_json(&key, "domain", "ed25519:1", &object), Err(SignatureError::Invalid));
+        object["signatures"]["domain"]["ed25519:1"] = json!(filled);
+        assert_eq!(verify_json(&key, "domain", "ed25519:1", &object), Ok(()));
+    }
+
+    #[test]
+    fn control_characters_take_the_shortest_escape() {
+        let text: String = (0_u8..0x20).chain([0x22, 0x5c, 0x2f, 0x7f]).map(char::from).collect();
+        let expected = concat!(
+            r#""\u0000\u0001\u0002\u0003\u0004\u0005\u0006\u0007\b\t\n\u000b\f\r\u000e\u000f"#,
+            r#"\u0010\u0011\u0012\u0013\u0014\u0015\u0016\u0017\u0018\u0019\u001a\u001b\u001c\u001d"#,
+            r#"\u001e\u001f\"\\/"#,
+            "\u{7f}\""
+        );
+        assert_eq!(canonical_json(&json!(text)).unwrap(), expected);
+    }
+
+    #[test]
+    fn floats_are_refused_even_if_whole() {
+        for text in ["1.5", "1.0", "1e10", "-0", "[1E2]", r#"{"a":{"b":0.0}}"#] {
+            assert_eq!(canonical(text), Err(CanonicalJsonError::Float), "{text}");
+        }
+    }
+
+    #[test]
+    fn integers_end_at_two_to_the_fifty_three_less_one() {
+        for text in ["9007199254740991", "-9007199254740991"] {
+            assert_eq!(canonical(text).as_deref(), Ok(text));
+        }
+        for text in ["9007199254740992", "-9007199254740992", "18446744073709551615"] {
+            assert_eq!(canonical(text), Err(CanonicalJsonError::IntegerRange), "{text}");
+        }
+    }
+
+    #[test]
+    fn nesting_ends_before_the_stack_does() {
+        let mut value = Value::Null;
+        for _ in 0..MAX_DEPTH {
+            value = json!([value]);
+        }
+        assert!(canonical_json(&value).is_ok());
+        assert_eq!(canonical_json(&json!([value])), Err(CanonicalJsonError::TooDeep));
+    }
+
+    fn signed() -> (Account, Value) {
+        let account = Account::new();
+        let mut object = json!({
+            "key": "value",
+            "signatures": { "@b:example.org": { "ed25519:B": "kept" } },
+            "unsigned": { "age": 1.5 },
+        });
+        account.sign_json("@a:example.org", "A", &mut object).unwrap();
+        (account, object)
+    }
+
+    fn verify(account: &Account, object: &Value) -> Result<(), SignatureError> {
+        verify_json(&account.identity_keys().ed25519, "@a:example.org", "ed25519:A", object)
+    }
+
+    #[test]
+    fn signing_keeps_other_signatures_and_unsigned() {
+        let (account, object) = signed();
+        assert_eq!(verify(&account, &object), Ok(()));
+        assert_eq!(object["signatures"]["@b:example.org"]["ed25519:B"], "kept");
+        assert_eq!(object["unsigned"]["age"], 1.5);
+    }
+
+    #[test]
+    fn unsigned_and_other_signatures_may_change_afterwards() {
+        let (account, mut object) = signed();
+        object["unsigned"] = json!("else");
+        object["signatures"]["@b:example.org"] = json!({});
+        assert_eq!(verify(&account, &object), Ok(()));
+    }
+
+    #[test]
+    fn n20_a_signature_over_other_bytes_is_invalid() {
+        let (account, mut object) = signed();
+        object["key"] = json!("other");
+        assert_eq!(verify(&account, &object), Err(SignatureError::Invalid));
+    }
+
+    #[test]
+    fn n20_a_signature_by_another_device_is_invalid() {
+        let (_, object) = signed();
+        assert_eq!(verify(&Account::new(), &object), Err(SignatureError::Invalid));
+    }
+
+    #[test]
+    fn n20_a_signature_by_another_user_or_key_id_is_missing() {
+        let (account, object) = signed();
+        let key = account.identity_keys().ed25519;
+        for (user, id) in [("@c:example.org", "ed25519:A"), ("@a:example.org", "ed25519:C")] {
+            assert_eq!(verify_json(&key, user, id, &object), Err(SignatureError::Missing));
+        }
+        assert_eq!(verify(&account, &json!({ "key": "value" })), Err(SignatureError::Missing));
+    }
+
+    #[test]
+    fn n20_malformed_signatures_are_told_apart_from_missing_ones() {
+        let (account, mut object) = signed();
+        for signature in [json!(1), json!(""), json!("AAAA"), json!("%"), json!({})] {
+            object["signatures"]["@a:example.org"]["ed25519:A"] = signature;
+            assert_eq!(verify(&account, &object), Err(SignatureError::Malformed));
+        }
+        object["signatures"] = json!([]);
+        assert_eq!(verify(&account, &object), Err(SignatureError::Malformed));
+    }
+
+    #[test]
+    fn an_object_without_canonical_form_is_not_verified() {
+        let (account, mut object) = signed();
+        object["key"] = json!(1.0);
+        let expected = SignatureError::NotCanonical(CanonicalJsonError::Float);
+        assert_eq!(verify(&account, &object), Err(expected));
+        assert!(verify(&account, &json!([])).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_signed_is_left_alone() {
+        let account = Account::new();
+        for mut value in [json!([1]), json!({ "a": 1.0 }), json!({ "signatures": 1 })] {
+            let before = value.clone();
+            assert!(account.sign_json("@a:example.org", "A", &mut value).is_err());
+            assert_eq!(value, before);
+        }
+    }
+
+    #[test]
+    fn n22_a_signature_with_the_group_order_added_is_invalid() {
+        // The order of the base point, little endian (RFC 8032, section 5.1).
+        const ORDER: [u8; 32] = [
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9,
+            0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        ];
+        let (account, mut object) = signed();
+        let place = &mut object["signatures"]["@a:example.org"]["ed25519:A"];
+        let mut bytes = unpadded::STANDARD.decode(place.as_str().unwrap()).unwrap();
+        let mut carry = 0;
+        for (byte, order) in bytes[32..].iter_mut().zip(ORDER) {
+            let sum = u16::from(*byte) + u16::from(order) + carry;
+            *byte = sum as u8;
+            carry = sum >> 8;
+        }
+        *place = json!(unpadded::STANDARD.encode(bytes));
+        assert!(matches!(
+            verify(&account, &object),
+            Err(SignatureError::Invalid | SignatureError::Malformed)
+        ));
+    }
+
+    #[test]
+    fn n22_the_neutral_key_signs_nothing() {
+        // Key and commitment are the neutral point and the scalar is zero, in a canonical and a
+        // non-canonical spelling: the plain equation holds for every message.
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        let mut beyond = [0xff; 32];
+        beyond[0] = 0xee;
+        beyond[31] = 0x7f;
+        for key in [neutral, beyond] {
+            for commitment in [neutral, beyond] {
+                let key = Ed25519PublicKey::from_slice(&key).unwrap();
+                let signature = [commitment, [0; 32]].concat();
+                let object = json!({ "signatures": { "@a:example.org": {
+                    "ed25519:A": unpadded::STANDARD.encode(signature),
+                } } });
+                assert_eq!(
+                    verify_json(&key, "@a:example.org", "ed25519:A", &object),
+                    Err(SignatureError::Invalid)
+                );
+            }
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (-MAX_INTEGER..=MAX_INTEGER).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..6)
+                    .prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_form_parses_to_the_same_value_and_is_a_fixed_point(value in any_value()) {
+            let text = canonical_json(&value).unwrap();
+            let parsed: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&parsed, &value);
+            prop_assert_eq!(canonical_json(&parsed).unwrap(), text);
+        }
+
+        #[test]
+        fn what_an_account_signs_it_verifies(value in any_value()) {
+            let account = Account::new();
+            let mut object = json!({ "content": value });
+            account.sign_json("@a:example.org", "A", &mut object).unwrap();
+            prop_assert_eq!(verify(&account, &object), Ok(()));
+        }
+    }
+}

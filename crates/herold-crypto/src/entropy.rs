@@ -52,3 +52,33 @@ impl Entropy for SeededEntropy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_gives_one_stream_and_another_seed_another() {
+        let draw = |seed| {
+            let mut bytes = [0; 77];
+            SeededEntropy::new(seed).fill(&mut bytes);
+            bytes
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn the_stream_never_repeats_a_block() {
+        let mut entropy = SeededEntropy::new(1);
+        let (mut first, mut second) = ([0; 8], [0; 8]);
+        entropy.fill(&mut first);
+        entropy.fill(&mut second);
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn debug_does_not_show_the_seed() {
+        assert_eq!(format!("{:?}", SeededEntropy::new(4711)), "SeededEntropy(..)");
+    }
+}

@@ -200,3 +200,106 @@ fn decode(text: &str) -> Result<[u8; 32], KeyError> {
     let bytes = unpadded::STANDARD.decode(text).map_err(|_| KeyError::NotBase64)?;
     bytes.try_into().map_err(|_| KeyError::WrongLength)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vodozemac::Curve25519SecretKey;
+
+    fn encode(bytes: [u8; 32]) -> String {
+        unpadded::STANDARD.encode(bytes)
+    }
+
+    /// Both spellings of each listed coordinate: with and without the top bit.
+    fn spellings(list: [[u8; 32]; 7]) -> impl Iterator<Item = [u8; 32]> {
+        list.into_iter().flat_map(|plain| {
+            let mut signed = plain;
+            signed[31] |= SIGN_BIT;
+            [plain, signed]
+        })
+    }
+
+    #[test]
+    fn n21_every_small_order_agreement_key_is_refused() {
+        for bytes in spellings(LOW_ORDER_U) {
+            assert_eq!(curve25519_from_base64(&encode(bytes)), Err(KeyError::LowOrder));
+        }
+    }
+
+    #[test]
+    fn n21_the_list_of_agreement_keys_is_right() {
+        for bytes in spellings(LOW_ORDER_U) {
+            let key = Curve25519PublicKey::from_bytes(bytes);
+            assert!(Curve25519SecretKey::new().diffie_hellman(&key).is_none());
+        }
+    }
+
+    #[test]
+    fn n21_every_small_order_signing_key_is_refused() {
+        for bytes in spellings(LOW_ORDER_Y) {
+            assert_eq!(ed25519_from_base64(&encode(bytes)), Err(KeyError::LowOrder));
+        }
+    }
+
+    #[test]
+    fn a_key_has_one_spelling_only() {
+        let mut bytes = Curve25519PublicKey::from(&Curve25519SecretKey::new()).to_bytes();
+        bytes[31] |= SIGN_BIT;
+        assert_eq!(curve25519_from_base64(&encode(bytes)), Err(KeyError::NotCanonical));
+        // Above the prime, next to the small-order spellings.
+        assert_eq!(curve25519_from_base64(&encode(near_p(0xff))), Err(KeyError::NotCanonical));
+        assert_eq!(ed25519_from_base64(&encode(near_p(0xff))), Err(KeyError::NotCanonical));
+    }
+
+    #[test]
+    fn a_key_of_wrong_length_is_refused() {
+        for text in ["", "AAAA", &"A".repeat(42), &"A".repeat(44), &"A".repeat(100_000)] {
+            assert!(curve25519_from_base64(text).is_err());
+            assert!(ed25519_from_base64(text).is_err());
+        }
+        let short = unpadded::STANDARD.encode([9; 31]);
+        assert_eq!(curve25519_from_base64(&short), Err(KeyError::WrongLength));
+    }
+
+    #[test]
+    fn a_key_in_another_alphabet_is_refused() {
+        let key = format!("{}-_", &encode([9; 32])[..41]);
+        assert_eq!(curve25519_from_base64(&key), Err(KeyError::NotBase64));
+    }
+
+    #[test]
+    fn padding_is_tolerated() {
+        let text = encode([9; 32]);
+        let key = curve25519_from_base64(&text).unwrap();
+        assert_eq!(curve25519_from_base64(&format!("{text}=")), Ok(key));
+    }
+
+    #[test]
+    fn errors_do_not_repeat_the_key() {
+        let text = encode(near_p(0xec));
+        let error = curve25519_from_base64(&text).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(&text));
+    }
+
+    #[test]
+    fn a_session_id_is_transparent() {
+        let id = SessionId::new("abc");
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"abc\"");
+        assert_eq!(id.to_string(), "abc");
+    }
+
+    proptest! {
+        #[test]
+        fn generated_agreement_keys_are_accepted(secret: [u8; 32]) {
+            let key = Curve25519PublicKey::from(&Curve25519SecretKey::from_slice(&secret));
+            prop_assert_eq!(curve25519_from_base64(&key.to_base64()), Ok(key));
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text: String) {
+            let _ = curve25519_from_base64(&text);
+            let _ = ed25519_from_base64(&text);
+        }
+    }
+}

@@ -89,12 +89,10 @@ pub(crate) fn decode<T: DeserializeOwned>(
     kind: &'static str,
     record: &[u8],
 ) -> Result<T, RecordError> {
-    let body = body(kind, record)?;
-    let mut reader = rmp_serde::Deserializer::from_read_ref(body);
-    let value =
-        T::deserialize(&mut reader).map_err(|_| RecordError::new(kind, "its body is damaged"))?;
-    // One byte more must fail to decode, or the record is not what was written.
-    if <serde::de::IgnoredAny as serde::Deserialize>::deserialize(&mut reader).is_ok() {
+    let mut body = body(kind, record)?;
+    let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut body))
+        .map_err(|_| RecordError::new(kind, "its body is damaged"))?;
+    if !body.is_empty() {
         return Err(RecordError::new(kind, "bytes follow its end"));
     }
     Ok(value)
@@ -118,5 +116,47 @@ impl io::Write for Length {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_begins_with_its_version_and_comes_back() {
+        let record = encode(&("text", 7_u32));
+        assert_eq!(record.as_slice()[0], VERSION);
+        assert_eq!(decode::<(String, u32)>("a pair", record.as_slice()), Ok(("text".into(), 7)));
+    }
+
+    #[test]
+    fn an_unknown_version_is_an_error() {
+        let mut record = encode(&7_u32).as_slice().to_vec();
+        record[0] = 2;
+        let error = decode::<u32>("a number", &record).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read the record of a number: its version is unknown");
+    }
+
+    #[test]
+    fn any_byte_after_the_end_is_an_error() {
+        for byte in 0..=u8::MAX {
+            let mut record = encode(&7_u32).as_slice().to_vec();
+            record.push(byte);
+            assert!(decode::<u32>("a number", &record).is_err(), "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn an_empty_record_is_an_error() {
+        assert!(decode::<u32>("a number", &[]).is_err());
+        assert!(decode::<()>("nothing", &[VERSION]).is_err());
+    }
+
+    #[test]
+    fn the_error_quotes_nothing_of_the_record() {
+        let record = encode(&"sesame");
+        let error = decode::<u32>("a number", record.as_slice()).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("sesame"));
     }
 }

@@ -168,3 +168,48 @@ impl Visitor<'_> for SecretStringVisitor {
         Err(E::custom("expected a string, found bytes"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn debug_prints_no_content() {
+        assert_eq!(format!("{:?}", SecretBytes::new(b"sesame".to_vec())), "SecretBytes(..)");
+        assert_eq!(format!("{:?}", SecretString::new("sesame".into())), "SecretString(..)");
+    }
+
+    #[test]
+    fn bytes_serialise_as_one_byte_string() {
+        let record = postcard::to_allocvec(&SecretBytes::new(vec![7, 200])).unwrap();
+        assert_eq!(record, [2, 7, 200]);
+    }
+
+    #[test]
+    fn bytes_are_read_from_json_arrays_as_well() {
+        let secret: SecretBytes = serde_json::from_str("[1,2]").unwrap();
+        assert_eq!(secret.as_slice(), [1, 2]);
+    }
+
+    #[test]
+    fn a_mistyped_secret_is_not_quoted_in_the_error() {
+        let packed = rmp_serde::to_vec(&SecretBytes::new(b"sesame".to_vec())).unwrap();
+        let error = rmp_serde::from_slice::<SecretString>(&packed).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("sesame"));
+    }
+
+    proptest! {
+        #[test]
+        fn secrets_survive_postcard(bytes: Vec<u8>, text: String) {
+            let pair = (SecretBytes::new(bytes), SecretString::new(text));
+            let encoded = postcard::to_allocvec(&pair).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<(SecretBytes, SecretString)>(&encoded), Ok(pair));
+        }
+
+        #[test]
+        fn equality_is_equality_of_content(a: Vec<u8>, b: Vec<u8>) {
+            prop_assert_eq!(SecretBytes::new(a.clone()) == SecretBytes::new(b.clone()), a == b);
+        }
+    }
+}

@@ -26,3 +26,6 @@ pub fn megolm_message_index(ciphertext_base64: &str) -> Result<u32, MegolmError>
 fn parse_message(ciphertext_base64: &str) -> Result<MegolmMessage, MegolmError> {
     MegolmMessage::from_base64(ciphertext_base64).map_err(|_| MegolmError::Malformed)
 }
+
+#[cfg(test)]
+mod tests;

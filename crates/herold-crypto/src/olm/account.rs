@@ -48,7 +48,7 @@ impl Account {
     /// # Errors
     ///
     /// If `object` is no object, has no canonical form, or has malformed `signatures`. It is
-    /// possible that an empty entry for `user_id` was added then; no signature was.
+    /// unchanged then.
     pub fn sign_json(
         &self,
         user_id: &str,

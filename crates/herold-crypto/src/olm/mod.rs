@@ -12,3 +12,6 @@ pub use account::Account;
 pub use error::OlmError;
 pub use message::{MessageHash, OlmMessage};
 pub use session::OlmSession;
+
+#[cfg(test)]
+mod tests;
