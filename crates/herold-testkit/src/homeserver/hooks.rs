@@ -1,0 +1,222 @@
+//! What a test can see and do behind the back of the clients.
+
+use serde_json::Value;
+
+use super::HomeServer;
+use super::model::{Device, Event, SeenRequest, SentToDevice};
+
+impl HomeServer {
+    /// Every request that was answered, oldest first (see [`Self::keep_requests`]).
+    #[must_use]
+    pub fn requests(&self) -> &[SeenRequest] {
+        &self.requests
+    }
+
+    /// Every to-device message that clients sent, one entry per recipient device.
+    #[must_use]
+    pub fn to_device_log(&self) -> &[SentToDevice] {
+        &self.to_device_log
+    }
+
+    /// Keeps about this many of the newest requests and to-device messages (between one and two
+    /// times as many), none at all for `Some(0)`, all of them for `None`, which is the default.
+    pub fn keep_requests(&mut self, keep: Option<usize>) {
+        self.keep = keep;
+        if keep == Some(0) {
+            self.requests.clear();
+            self.to_device_log.clear();
+        }
+        self.trim_logs();
+    }
+
+    /// Every event of a room as the server has it now, oldest first.
+    #[must_use]
+    pub fn events(&self, room_id: &str) -> Vec<Value> {
+        let room = self.rooms.get(room_id);
+        room.map(|room| room.events.iter().map(|event| event.value.clone()).collect())
+            .unwrap_or_default()
+    }
+
+    /// The ids of all rooms.
+    #[must_use]
+    pub fn room_ids(&self) -> Vec<String> {
+        self.rooms.keys().cloned().collect()
+    }
+
+    /// The users with this membership (`join`, `invite`, `leave`, `ban`) in a room.
+    #[must_use]
+    pub fn members_of(&self, room_id: &str, membership: &str) -> Vec<String> {
+        let room = self.rooms.get(room_id);
+        room.map(|room| room.members_at(membership, super::model::NOW))
+            .unwrap_or_default()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The device ids of a user.
+    #[must_use]
+    pub fn device_ids(&self, user: &str) -> Vec<String> {
+        let user = self.users.get(user);
+        user.map(|user| user.devices.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The to-device messages that a device did not acknowledge.
+    #[must_use]
+    pub fn inbox(&self, user: &str, device: &str) -> Vec<Value> {
+        let device = self.device(user, device);
+        device
+            .map(|device| device.inbox.iter().map(|(_, event)| event.clone()).collect())
+            .unwrap_or_default()
+    }
+
+    /// The full ids of the one-time keys that are left of a device.
+    #[must_use]
+    pub fn one_time_key_ids(&self, user: &str, device: &str) -> Vec<String> {
+        let device = self.device(user, device);
+        device.map(|device| device.one_time_keys.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Puts an event into the inbox of a device as it is; false if there is no such device.
+    pub fn inject_to_device(&mut self, user: &str, device: &str, event: Value) -> bool {
+        self.put_in_inbox(user, device, event)
+    }
+
+    /// Appends an event to a room as it is and without any check; one with a `state_key` becomes
+    /// the state. False if there is no such room.
+    pub fn inject_timeline(&mut self, room_id: &str, event: Value) -> bool {
+        let pos = self.pos + 1;
+        let Some(room) = self.rooms.get_mut(room_id) else { return false };
+        room.append(Event { pos, value: event, redacted_by: None, replaces: None, origin: None });
+        self.pos = pos;
+        true
+    }
+
+    /// Makes `keys/query` answer this for a device, whatever it uploaded or uploads, and tells
+    /// everyone that the devices changed. `Value::Null` hides the device. A device that does not
+    /// exist is made up.
+    pub fn override_device_keys(&mut self, user: &str, device: &str, keys: Value) {
+        self.users
+            .entry(user.to_owned())
+            .or_default()
+            .devices
+            .entry(device.to_owned())
+            .or_default()
+            .keys_override = Some(keys);
+        self.note_device_change(user);
+    }
+
+    /// Ends [`Self::override_device_keys`].
+    pub fn restore_device_keys(&mut self, user: &str, device: &str) {
+        if let Some(device) = self.device_mut(user, device) {
+            device.keys_override = None;
+        }
+        self.note_device_change(user);
+    }
+
+    /// Gives a user one more device with these keys, without a login: a device that the server
+    /// made up.
+    pub fn add_device_keys(&mut self, user: &str, device: &str, keys: Value) {
+        let added = Device { keys: Some(keys), ..Device::default() };
+        let user_entry = self.users.entry(user.to_owned()).or_default();
+        user_entry.devices.insert(device.to_owned(), added);
+        self.note_device_change(user);
+    }
+
+    /// Adds one-time keys (full key id to key) to a device as if it had uploaded them.
+    pub fn add_one_time_keys(&mut self, user: &str, device: &str, keys: Vec<(String, Value)>) {
+        let order = self.next_pos();
+        if let Some(device) = self.device_mut(user, device) {
+            for (id, key) in keys {
+                device.one_time_keys.insert(id, (order, key));
+            }
+        }
+    }
+
+    /// Throws away all one-time keys of a device.
+    pub fn drop_one_time_keys(&mut self, user: &str, device: &str) {
+        if let Some(device) = self.device_mut(user, device) {
+            device.one_time_keys.clear();
+        }
+    }
+
+    /// Makes `keys/query` answer this as a cross-signing key (`master`, `self_signing` or
+    /// `user_signing`), `Value::Null` hides it, `None` ends the override.
+    pub fn override_cross_signing_key(&mut self, user: &str, usage: &str, key: Option<Value>) {
+        if let Some(user) = self.users.get_mut(user) {
+            match key {
+                Some(key) => user.cross_signing_override.insert(usage.to_owned(), key),
+                None => user.cross_signing_override.remove(usage),
+            };
+        }
+        self.note_device_change(user);
+    }
+
+    /// Tells everyone who shares a room that the devices of a user changed.
+    pub fn announce_devices(&mut self, user: &str) {
+        self.note_device_change(user);
+    }
+
+    /// Makes the next incremental sync of everyone limited: what they did not see yet of this
+    /// room falls into the gap.
+    pub fn force_gap(&mut self, room_id: &str) {
+        let pos = self.next_pos();
+        if let Some(room) = self.rooms.get_mut(room_id) {
+            room.gap = pos;
+        }
+    }
+
+    /// Reports this instead of the count of one-time keys; `Value::Null` leaves the field out.
+    pub fn set_one_time_key_count_override(
+        &mut self,
+        user: &str,
+        device: &str,
+        counts: Option<Value>,
+    ) {
+        if let Some(device) = self.device_mut(user, device) {
+            device.count_override = counts;
+        }
+    }
+
+    /// The users of these servers end in `failures` of `keys/query` and `keys/claim`; replaces
+    /// the servers of an earlier call.
+    pub fn fail_servers(&mut self, servers: Vec<String>) {
+        self.failing = servers.into_iter().collect();
+    }
+
+    /// Answers the next requests with 429.
+    pub fn limit_requests(&mut self, count: u32, retry_after_ms: u64) {
+        self.limited = count;
+        self.limited_ms = retry_after_ms;
+    }
+
+    /// Whether media can be had without a token, through the old paths; true at first.
+    pub fn serve_legacy_media(&mut self, serve: bool) {
+        self.legacy_media = serve;
+    }
+
+    /// Ends the access token of a device. With `soft`, the device and its keys stay and the
+    /// client is told that it may log in again; without, the device goes, as in a logout.
+    pub fn end_token(&mut self, user: &str, device: &str, soft: bool) {
+        if !soft {
+            self.drop_device(user, device);
+            return;
+        }
+        let of_device = |holder: &super::Requester| holder.user == user && holder.device == device;
+        let ended = self.tokens.iter().filter(|(_, holder)| of_device(holder));
+        let ended: Vec<String> = ended.map(|(token, _)| token.clone()).collect();
+        for token in ended {
+            self.tokens.remove(&token);
+            self.soft_tokens.insert(token);
+        }
+    }
+
+    /// The access token of a device that is logged in.
+    #[must_use]
+    pub fn token_of(&self, user: &str, device: &str) -> Option<&str> {
+        let mut tokens = self.tokens.iter();
+        tokens
+            .find(|(_, holder)| holder.user == user && holder.device == device)
+            .map(|(token, _)| token.as_str())
+    }
+}
