@@ -1,0 +1,230 @@
+// One Matrix device on matrix-js-sdk, driven by JSON lines on stdin and stdout.
+//
+// The crypto store is an in-memory IndexedDB: the device lives as long as the process, so there is
+// no `resume`. HEROLD_PEER_LOG=1 puts the SDK's log on stderr.
+import readline from "node:readline";
+import "fake-indexeddb/auto";
+
+const quiet = !process.env.HEROLD_PEER_LOG;
+for (const level of ["trace", "debug", "log", "info", "warn", "error"]) {
+    console[level] = (...parts) => quiet || process.stderr.write(parts.join(" ") + "\n");
+}
+
+const { createClient, ClientEvent } = await import("matrix-js-sdk");
+const { logger } = await import("matrix-js-sdk/lib/logger.js");
+const { Attachment, EncryptedAttachment } = await import("@matrix-org/matrix-sdk-crypto-wasm");
+logger.setLevel(quiet ? "silent" : "debug", false);
+
+const PAUSE_MS = 40;
+const DEFAULT_WAIT_MS = 20_000;
+const REFETCH_MS = 2_000;
+
+class Unsupported extends Error {}
+
+/** Calls `probe` until it gives something, or fails with a `timeout` error. */
+async function poll(what, ms, probe) {
+    const deadline = performance.now() + (ms ?? DEFAULT_WAIT_MS);
+    for (;;) {
+        const found = await probe();
+        if (found) return found;
+        if (performance.now() >= deadline) throw new Error(`timeout: ${what}`);
+        await new Promise((wake) => setTimeout(wake, PAUSE_MS));
+    }
+}
+
+let matrix; // the logged-in client
+let own; // { homeserver, user, device, token }
+
+const userLogin = (user, password) => ({
+    type: "m.login.password",
+    identifier: { type: "m.id.user", user },
+    password,
+});
+
+async function login({ homeserver, user, password, device_name }) {
+    const anonymous = createClient({ baseUrl: homeserver });
+    const answer = await anonymous.loginRequest({
+        ...userLogin(user, password),
+        initial_device_display_name: device_name ?? "matrix-js-sdk",
+    });
+    own = { homeserver, user: answer.user_id, device: answer.device_id, token: answer.access_token };
+    matrix = createClient({
+        baseUrl: homeserver,
+        userId: own.user,
+        deviceId: own.device,
+        accessToken: own.token,
+    });
+    await matrix.initRustCrypto();
+
+    const began = performance.now();
+    const prepared = new Promise((done) => {
+        matrix.on(ClientEvent.Sync, (state) => state === "PREPARED" && done());
+    });
+    await matrix.startClient({ initialSyncLimit: 50, pollTimeout: 5_000 });
+    await prepared;
+    const sync_ms = Math.round(performance.now() - began);
+
+    await poll("own device keys on the server", undefined, async () => {
+        const { device_keys } = await matrix.downloadKeysForUsers([own.user]);
+        return device_keys?.[own.user]?.[own.device];
+    });
+    return { user_id: own.user, device_id: own.device, sync_ms };
+}
+
+const membership = (room, user) => matrix.getRoom(room)?.getMember(user)?.membership ?? "leave";
+
+const inRoom = (room) =>
+    poll(`joined and encrypted: ${room}`, undefined, async () => {
+        const here = matrix.getRoom(room)?.getMyMembership() === "join";
+        return here && (await matrix.getCrypto().isEncryptionEnabledInRoom(room));
+    });
+
+const unreadable = (event) => event.isEncrypted() && (event.isDecryptionFailure() || !event.getClearContent());
+
+/** The event, from the timeline or fetched, as decrypted as it gets before the time is up. */
+async function locate(room, id, ms) {
+    let event;
+    let fetchAt = performance.now() + REFETCH_MS;
+    const step = async () => {
+        event = matrix.getRoom(room)?.findEventById(id) ?? event;
+        if (!event && performance.now() > fetchAt) {
+            fetchAt = performance.now() + REFETCH_MS;
+            const raw = await matrix.fetchRoomEvent(room, id).catch(() => undefined);
+            if (raw) event = matrix.getEventMapper()({ ...raw, room_id: room });
+        }
+        if (!event) return undefined;
+        if (!unreadable(event)) return event;
+        if (!event.isBeingDecrypted()) await event.attemptDecryption(matrix.getCrypto(), { isRetry: true });
+        return unreadable(event) ? undefined : event;
+    };
+    try {
+        return await poll(`event ${id}`, ms, step);
+    } catch (error) {
+        if (event) return event;
+        throw error;
+    }
+}
+
+async function message(event) {
+    const lost = unreadable(event);
+    const shield = lost ? null : await matrix.getCrypto().getEncryptionInfoForEvent(event);
+    const wire = event.getWireContent();
+    const content = lost ? null : event.getContent();
+    return {
+        event_id: event.getId(),
+        sender: event.getSender(),
+        type: lost ? null : event.getType(),
+        content,
+        encrypted: event.isEncrypted(),
+        decrypted: !lost,
+        session_id: wire.session_id ?? null,
+        sender_device: wire.device_id ?? null,
+        body: content?.body ?? null,
+        msgtype: content?.msgtype ?? null,
+        shield: shield ? (["none", "grey", "red"][shield.shieldColour] ?? null) : null,
+        shield_reason: shield?.shieldReason == null ? null : String(shield.shieldReason),
+        utd: lost ? String(event.decryptionFailureReason ?? "unknown") : null,
+    };
+}
+
+const nothing = async (promise) => {
+    await promise;
+    return {};
+};
+
+const commands = {
+    hello: () => ({ protocol: 1, name: "matrix-js-sdk", version: "43.0.0", features: ["files", "delete_device", "custom"] }),
+    login,
+    close() {
+        matrix?.stopClient();
+        setTimeout(() => process.exit(0), 20);
+        return {};
+    },
+
+    async create_room({ invite, direct, rotation_msgs }) {
+        const encryption = { algorithm: "m.megolm.v1.aes-sha2" };
+        if (rotation_msgs) encryption.rotation_period_msgs = rotation_msgs;
+        const { room_id } = await matrix.createRoom({
+            preset: direct ? "trusted_private_chat" : "private_chat",
+            is_direct: Boolean(direct),
+            invite,
+            initial_state: [{ type: "m.room.encryption", state_key: "", content: encryption }],
+        });
+        await inRoom(room_id);
+        return { room: room_id };
+    },
+    invite: ({ room, user }) => nothing(matrix.invite(room, user)),
+    kick: ({ room, user }) => nothing(matrix.kick(room, user)),
+    leave: ({ room }) => nothing(matrix.leave(room)),
+    join: ({ room }) => nothing(matrix.joinRoom(room).then(() => inRoom(room))),
+    wait_member: ({ room, user, membership: wanted, timeout_ms }) =>
+        nothing(poll(`${user} is ${wanted}`, timeout_ms, () => membership(room, user) === wanted)),
+
+    send: async ({ room, body }) => ({ event_id: (await matrix.sendTextMessage(room, body)).event_id }),
+    send_event: async ({ room, type, content }) => ({ event_id: (await matrix.sendEvent(room, type, content)).event_id }),
+    wait_message: async ({ room, event_id, timeout_ms }) => message(await locate(room, event_id, timeout_ms)),
+    event: async ({ room, event_id }) => message(await locate(room, event_id, 0)),
+
+    async send_file({ room, name, mimetype, data }) {
+        const clear = Buffer.from(data, "base64");
+        const locked = Attachment.encrypt(new Uint8Array(clear));
+        const file = JSON.parse(locked.mediaEncryptionInfo);
+        const upload = await matrix.uploadContent(Buffer.from(locked.encryptedData), {
+            type: "application/octet-stream",
+            includeFilename: false,
+        });
+        file.url = upload.content_uri;
+        const info = { mimetype, size: clear.length };
+        const sent = await matrix.sendMessage(room, { msgtype: "m.file", body: name, filename: name, info, file });
+        return { event_id: sent.event_id };
+    },
+    async download({ room, event_id, timeout_ms }) {
+        const event = await locate(room, event_id, timeout_ms);
+        if (unreadable(event)) throw new Error(`the event is not readable: ${event.decryptionFailureReason}`);
+        const { body, filename, info, file } = event.getContent();
+        const url = matrix.mxcUrlToHttp(file.url, undefined, undefined, undefined, undefined, true, true);
+        const answer = await fetch(url, { headers: { authorization: `Bearer ${own.token}` } });
+        if (!answer.ok) throw new Error(`download: HTTP ${answer.status}`);
+        const locked = new EncryptedAttachment(new Uint8Array(await answer.arrayBuffer()), JSON.stringify(file));
+        const data = Buffer.from(Attachment.decrypt(locked)).toString("base64");
+        return { data, name: filename ?? body, mimetype: info?.mimetype ?? null };
+    },
+
+    async devices({ user }) {
+        const crypto = matrix.getCrypto();
+        const identity = await crypto.userHasCrossSigningKeys(user, true);
+        const known = (await crypto.getUserDeviceInfo([user], true)).get(user) ?? new Map();
+        const devices = [];
+        for (const device of known.keys()) {
+            const status = await crypto.getDeviceVerificationStatus(user, device);
+            devices.push({ device, verified: status?.isVerified() ?? false, cross_signed: status?.signedByOwner ?? null });
+        }
+        const verified = identity && (await crypto.getUserVerificationStatus(user)).isCrossSigningVerified();
+        return { identity: identity ? { verified } : null, devices };
+    },
+    async delete_device({ device, password }) {
+        try {
+            await matrix.deleteDevice(device);
+        } catch (challenge) {
+            if (challenge.httpStatus !== 401) throw challenge;
+            await matrix.deleteDevice(device, { ...userLogin(own.user, password), session: challenge.data.session });
+        }
+        return {};
+    },
+};
+
+process.on("unhandledRejection", (reason) => process.stderr.write(`unhandled: ${reason?.stack ?? reason}\n`));
+
+for await (const line of readline.createInterface({ input: process.stdin })) {
+    const { id, cmd, ...parameters } = JSON.parse(line);
+    let answer;
+    try {
+        if (!Object.hasOwn(commands, cmd)) throw new Unsupported(`no command ${cmd}`);
+        answer = { id, ok: true, result: await commands[cmd](parameters) };
+    } catch (error) {
+        answer = { id, ok: false, error: String(error?.message ?? error) };
+        if (error instanceof Unsupported) answer.unsupported = true;
+    }
+    process.stdout.write(JSON.stringify(answer) + "\n");
+}
+process.exit(0);

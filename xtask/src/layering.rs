@@ -1,0 +1,3 @@
+pub fn check_workspace() -> crate::error::Result<bool> {
+    Ok(true)
+}
