@@ -1,0 +1,2 @@
+//! The session store on disk, in SQLCipher.
+#![forbid(unsafe_code)]
