@@ -9,15 +9,22 @@ use super::HomeServer;
 use super::http::{Answer, ApiError, Call};
 use super::model::Requester;
 
-/// Merges signatures of one signer into a signed object.
+/// Merges signatures of one signer into a signed object; one of an odd shape stays as it is.
 pub(super) fn add_signatures(
     signed: &mut Value,
     signer: &str,
     signatures: &BTreeMap<String, Value>,
 ) {
-    for (key_id, signature) in signatures {
-        signed["signatures"][signer][key_id] = signature.clone();
-    }
+    let object = |value: &mut Value, key: &str| -> Option<Map<String, Value>> {
+        let entry = value.as_object_mut()?.entry(key).or_insert_with(|| json!({}));
+        entry.as_object().cloned()
+    };
+    let Some(all) = object(signed, "signatures") else { return };
+    let mut all = Value::Object(all);
+    let Some(mut by_signer) = object(&mut all, signer) else { return };
+    by_signer.extend(signatures.clone());
+    all[signer] = Value::Object(by_signer);
+    signed["signatures"] = all;
 }
 
 /// The object as it was signed.

@@ -198,10 +198,11 @@ impl HomeServer {
             {
                 super::cross_signing::add_signatures(&mut keys, user_id, signatures);
             }
-            keys["unsigned"] = match &device.display_name {
-                Some(name) => json!({ "device_display_name": name }),
-                None => json!({}),
-            };
+            if let Some(map) = keys.as_object_mut() {
+                let name = device.display_name.as_ref();
+                let unsigned = name.map(|name| json!({ "device_display_name": name }));
+                map.insert("unsigned".to_owned(), unsigned.unwrap_or_else(|| json!({})));
+            }
             out.insert(device_id.clone(), keys);
         }
         Value::Object(out)

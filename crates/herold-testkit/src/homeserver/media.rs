@@ -37,7 +37,7 @@ impl HomeServer {
         let (server, id) = self.new_media(requester);
         Ok(json!({
             "content_uri": format!("mxc://{server}/{id}"),
-            "unused_expires_at": call.now_ms + 24 * 60 * 60 * 1000,
+            "unused_expires_at": call.now_ms.saturating_add(24 * 60 * 60 * 1000),
         }))
     }
 

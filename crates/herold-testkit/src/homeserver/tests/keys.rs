@@ -271,3 +271,21 @@ fn an_old_backup_version_is_refused_and_the_one_before_comes_back() {
     let gone = alice.call(&mut server, "GET", "room_keys/version/2", Value::Null);
     assert_eq!(errcode(&gone), (404, "M_NOT_FOUND"));
 }
+
+#[test]
+fn keys_of_an_odd_shape_are_served_as_they_are() {
+    let mut server = server();
+    let alice = Client::new(&mut server, "alice", "A1");
+    let mut device = identity(&alice, "key");
+    device["signatures"] = json!({ (&alice.user): 7 });
+    upload(&alice, &mut server, json!({ "device_keys": device.clone() }));
+    device["signatures"] = json!({ (&alice.user): { "ed25519:S": "sig" } });
+    let body = json!({ (&alice.user): { "A1": device } });
+    alice.ok(&mut server, "POST", "keys/signatures/upload", body);
+    server.add_device_keys(&alice.user, "ODD", json!("text"));
+    let query = json!({ "device_keys": { (&alice.user): [] } });
+    let answer = alice.ok(&mut server, "POST", "keys/query", query);
+    let devices = &answer["device_keys"][&alice.user];
+    assert_eq!(devices["A1"]["signatures"], json!({ (&alice.user): 7 }));
+    assert_eq!(devices["ODD"], "text");
+}
