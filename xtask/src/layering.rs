@@ -230,17 +230,22 @@ mod tests {
 
     use super::{FORBIDDEN_CALLS, Graph, impurities, violations};
 
-    /// Cargo's metadata for packages of the form `(name, published, [(dependency, kind)])`; what is not
-    /// named as a package is a foreign crate without dependencies.
-    fn metadata(packages: &[(&str, bool, &[(&str, Option<&str>)])]) -> Value {
-        let package = |name: &str, published: bool, deps: &[(&str, Option<&str>)]| {
+    /// Name and kind.
+    type Dependency<'a> = (&'a str, Option<&'a str>);
+    /// Name, whether it is published, dependencies.
+    type Package<'a> = (&'a str, bool, &'a [Dependency<'a>]);
+
+    /// Cargo's metadata for these packages; what is not named as a package is a foreign crate without
+    /// dependencies.
+    fn metadata(packages: &[Package<'_>]) -> Value {
+        let package = |name: &str, published: bool, deps: &[Dependency<'_>]| {
             let deps: Vec<Value> =
                 deps.iter().map(|(n, kind)| json!({"name": n, "kind": kind})).collect();
             let publish = if published { Value::Null } else { json!([]) };
             json!({"id": format!("id:{name}"), "name": name, "publish": publish, "dependencies": deps})
         };
-        let node = |name: &str, deps: &[(&str, Option<&str>)]| {
-            let dep = |(n, kind): &(&str, Option<&str>)| json!({"pkg": format!("id:{n}"), "dep_kinds": [{"kind": kind}]});
+        let node = |name: &str, deps: &[Dependency<'_>]| {
+            let dep = |(n, kind): &Dependency<'_>| json!({"pkg": format!("id:{n}"), "dep_kinds": [{"kind": kind}]});
             json!({"id": format!("id:{name}"), "deps": deps.iter().map(dep).collect::<Vec<_>>()})
         };
         let foreign = packages.iter().flat_map(|p| p.2).map(|d| d.0);
@@ -254,7 +259,7 @@ mod tests {
         })
     }
 
-    fn found(packages: &[(&str, bool, &[(&str, Option<&str>)])]) -> Vec<String> {
+    fn found(packages: &[Package<'_>]) -> Vec<String> {
         Graph::from_metadata(&metadata(packages)).violations()
     }
 
@@ -266,7 +271,7 @@ mod tests {
     #[test]
     fn what_the_table_allows_is_no_violation() {
         let dev = Some("dev");
-        let packages: &[(&str, bool, &[(&str, Option<&str>)])] = &[
+        let packages: &[Package<'_>] = &[
             ("herold-crypto", true, &[("vodozemac", None), ("tokio", dev)]),
             ("herold-trust", true, &[("herold-crypto", None), ("herold-testkit", dev)]),
             (
@@ -280,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_dependency_upwards_is_found() {
-        let packages: &[(&str, bool, &[(&str, Option<&str>)])] = &[
+        let packages: &[Package<'_>] = &[
             ("herold-machine", true, &[("herold-store-sqlite", None)]),
             ("herold-store-sqlite", true, &[]),
             ("herold-cli", true, &[("herold-machine", Some("build"))]),
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_foreign_crate_outside_its_owner_is_found() {
-        let packages: &[(&str, bool, &[(&str, Option<&str>)])] =
+        let packages: &[Package<'_>] =
             &[("herold", true, &[("rusqlite", None), ("tokio", None), ("vodozemac", None)])];
         assert_eq!(
             found(packages),
@@ -304,7 +309,7 @@ mod tests {
 
     #[test]
     fn impurity_is_found_through_other_crates() {
-        let packages: &[(&str, bool, &[(&str, Option<&str>)])] =
+        let packages: &[Package<'_>] =
             &[("herold-trust", true, &[("helper", None)]), ("helper", true, &[("mio", None)])];
         let all = found(packages);
         assert!(all.contains(&"herold-trust is pure and has mio below it".to_owned()), "{all:?}");
@@ -313,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_testkit_is_never_published_nor_used_by_what_is() {
-        let packages: &[(&str, bool, &[(&str, Option<&str>)])] =
+        let packages: &[Package<'_>] =
             &[("herold", true, &[("herold-testkit", None)]), ("herold-testkit", true, &[])];
         assert_eq!(
             found(packages),
@@ -323,7 +328,7 @@ mod tests {
 
     #[test]
     fn the_opponent_is_not_even_a_development_dependency() {
-        let packages: &[(&str, bool, &[(&str, Option<&str>)])] =
+        let packages: &[Package<'_>] =
             &[("herold-testkit", false, &[("matrix-sdk-crypto", Some("dev"))])];
         assert_eq!(found(packages).len(), 1);
     }

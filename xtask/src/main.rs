@@ -50,7 +50,7 @@ fn run(arguments: &[String]) -> Result<bool> {
     let Some((command, rest)) = arguments.split_first() else { return fail(USAGE) };
     match command.as_str() {
         "interop" => interop::run(&interop::Options::parse(rest)?).map(|tally| tally.good()),
-        _ if !rest.is_empty() => return fail(format!("{command} takes no arguments\n{USAGE}")),
+        _ if !rest.is_empty() => fail(format!("{command} takes no arguments\n{USAGE}")),
         "test" => test::run().map(|tally| tally.good()),
         "setup" => setup::everything().map(|()| true),
         "layering" => layering::check_workspace(),
