@@ -1,0 +1,268 @@
+//! [`Engine`]: load, step, commit, release.
+//!
+//! The engine owns the store and the machine. Every input and command goes through [`Engine::step`],
+//! which commits what the machine has decided before it hands anything out. It has no threads, no
+//! tasks and no network, so a simulation drives it just as [`crate::Client`] does.
+//!
+//! Order of calls: [`Engine::create`] once for a new account, else [`Engine::load`]; then steps in any
+//! order; [`Engine::due_requests`] after each step and whenever [`Engine::next_timeout`] has come;
+//! [`Engine::answer`] for each request that was handed out, or [`Engine::abandon`].
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use herold_crypto::Entropy;
+use herold_machine::{
+    Answer, Context, Machine, MachineError, Outgoing, Outputs, Pending, RequestId, Step,
+};
+use herold_store::{Snapshot, Store, StoreError, records::LoginRecord};
+use herold_trust::{Policy, Timestamp};
+use ruma::{OwnedDeviceId, OwnedUserId};
+
+use crate::Clock;
+
+/// How many times in a row the machine is asked to move on before others get a turn.
+const MAX_ADVANCES: usize = 1000;
+
+/// Why the engine could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The store failed. The step has changed nothing; trying again is allowed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The machine refused. Nothing has changed.
+    #[error(transparent)]
+    Machine(MachineError),
+    /// There is no account in the store.
+    #[error("there is no account in the store")]
+    NoAccount,
+    /// There already is an account in the store.
+    #[error("there is an account in the store already")]
+    AccountExists,
+}
+
+impl From<MachineError> for EngineError {
+    fn from(error: MachineError) -> Self {
+        match error {
+            MachineError::Store(error) => Self::Store(error),
+            MachineError::NoAccount => Self::NoAccount,
+            other => Self::Machine(other),
+        }
+    }
+}
+
+/// The machine on its store. See the module's documentation.
+pub struct Engine {
+    store: Box<dyn Store + Send>,
+    machine: Machine,
+    clock: Arc<dyn Clock>,
+    clock_offset: Duration,
+    entropy: Box<dyn Entropy + Send>,
+    in_flight: BTreeSet<RequestId>,
+    /// The machine has more to move on with than one turn allowed, or a turn failed.
+    unfinished: bool,
+}
+
+impl Engine {
+    /// Makes a new account with its first keys in an empty store, commits it, and loads it.
+    ///
+    /// # Errors
+    /// [`EngineError::AccountExists`] if the store has one; those of the store.
+    pub fn create(
+        mut store: Box<dyn Store + Send>,
+        user_id: OwnedUserId,
+        device_id: OwnedDeviceId,
+        policy: Policy,
+        login: Option<LoginRecord>,
+        clock: Arc<dyn Clock>,
+        mut entropy: Box<dyn Entropy + Send>,
+    ) -> Result<Self, EngineError> {
+        if Machine::load(store.snapshot())?.is_some() {
+            return Err(EngineError::AccountExists);
+        }
+        let mut cx = Context { now: clock.now(), entropy: entropy.as_mut() };
+        let step = Machine::create(user_id, device_id, policy, login, &mut cx)?;
+        step.commit(store.as_mut())?;
+        Self::load(store, clock, entropy)
+    }
+
+    /// Loads the account that is in the store.
+    ///
+    /// # Errors
+    /// [`EngineError::NoAccount`] if there is none; those of the store.
+    pub fn load(
+        store: Box<dyn Store + Send>,
+        clock: Arc<dyn Clock>,
+        entropy: Box<dyn Entropy + Send>,
+    ) -> Result<Self, EngineError> {
+        let machine = Machine::load(store.snapshot())?.ok_or(EngineError::NoAccount)?;
+        Ok(Self {
+            store,
+            machine,
+            clock,
+            clock_offset: Duration::ZERO,
+            entropy,
+            in_flight: BTreeSet::new(),
+            unfinished: true,
+        })
+    }
+
+    /// The machine, for its getters that need no snapshot.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The store's committed state.
+    #[must_use]
+    pub fn snapshot(&self) -> &dyn Snapshot {
+        self.store.snapshot()
+    }
+
+    /// The engine's time: the clock's, plus what [`Engine::advance_clock`] has added.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now().saturating_add(self.clock_offset)
+    }
+
+    /// Puts the engine's own time ahead. For tests; forgotten when the engine goes.
+    pub fn advance_clock(&mut self, span: Duration) {
+        self.clock_offset = self.clock_offset.saturating_add(span);
+    }
+
+    /// Asks the machine something.
+    ///
+    /// # Errors
+    /// Those of the getter.
+    pub fn read<T>(
+        &self,
+        ask: impl FnOnce(&Machine, &dyn Snapshot) -> Result<T, MachineError>,
+    ) -> Result<T, EngineError> {
+        Ok(ask(&self.machine, self.store.snapshot())?)
+    }
+
+    /// Makes one step, commits it, and lets the machine move its send queue on. What comes back is
+    /// durable: the reply, and the events of the step and of what followed from it.
+    ///
+    /// Moving on may fail (a full disk) after the step itself is durable. That does not undo the
+    /// step, so it is no error here; the next [`Engine::due_requests`] tries again and says so.
+    ///
+    /// # Errors
+    /// Those of the command or input, and of the store. Nothing has changed then.
+    pub fn step<T>(
+        &mut self,
+        decide: impl FnOnce(
+            &mut Machine,
+            &dyn Snapshot,
+            &mut Context<'_>,
+        ) -> Result<Step<Pending, T>, MachineError>,
+    ) -> Result<Outputs<T>, EngineError> {
+        let mut outputs = self.commit_step(decide)?;
+        if outputs.changed
+            && let Err(error) = self.move_on(&mut outputs.events)
+        {
+            tracing::warn!(%error, "the send queue could not be moved on");
+        }
+        Ok(outputs)
+    }
+
+    /// Every request that is due and not under way, and what the app should know because time has
+    /// passed. The requests count as under way from now on.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn due_requests(&mut self) -> Result<Outputs<Vec<Outgoing>>, EngineError> {
+        let mut events = Vec::new();
+        let changed = self.move_on(&mut events)?;
+        let mut due = self.machine.requests(self.store.snapshot(), self.now())?;
+        due.retain(|request| self.in_flight.insert(request.id.clone()));
+        Ok(Outputs { reply: due, events, changed })
+    }
+
+    /// Takes what came of a request, which no longer counts as under way.
+    ///
+    /// # Errors
+    /// Those of the store; the request is then due again.
+    pub fn answer(
+        &mut self,
+        request: &Outgoing,
+        answer: Answer<'_>,
+    ) -> Result<Outputs<()>, EngineError> {
+        self.in_flight.remove(&request.id);
+        self.step(|machine, snapshot, cx| machine.handle_answer(snapshot, cx, request, answer))
+    }
+
+    /// A request was not made, or its answer is of no interest any more: it is due again.
+    pub fn abandon(&mut self, request: &RequestId) {
+        self.in_flight.remove(request);
+    }
+
+    /// When [`Engine::due_requests`] should be called even if nothing happens; `None` for never.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn next_timeout(&self) -> Result<Option<Timestamp>, EngineError> {
+        if self.unfinished {
+            return Ok(Some(self.now()));
+        }
+        Ok(self.machine.next_timeout(self.store.snapshot(), self.now())?)
+    }
+
+    /// Forgets everything that is cached above the store; nothing is lost by it.
+    pub fn forget_cached(&mut self) {
+        self.machine.forget_cached();
+    }
+
+    /// Gives the store back.
+    #[must_use]
+    pub fn into_store(self) -> Box<dyn Store + Send> {
+        self.store
+    }
+
+    fn commit_step<T>(
+        &mut self,
+        decide: impl FnOnce(
+            &mut Machine,
+            &dyn Snapshot,
+            &mut Context<'_>,
+        ) -> Result<Step<Pending, T>, MachineError>,
+    ) -> Result<Outputs<T>, EngineError> {
+        let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
+        let step = decide(&mut self.machine, self.store.snapshot(), &mut cx)?;
+        match step.commit(self.store.as_mut()) {
+            Ok(step) => Ok(step.into_outputs()),
+            Err(error) => {
+                self.machine.forget_cached();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Lets the machine move on until it is quiet or the turn is over. Whether anything changed.
+    fn move_on(
+        &mut self,
+        events: &mut Vec<(u64, herold_machine::AppEvent)>,
+    ) -> Result<bool, EngineError> {
+        self.unfinished = true;
+        for round in 0..MAX_ADVANCES {
+            let outputs =
+                self.commit_step(|machine, snapshot, cx| machine.advance(snapshot, cx))?;
+            events.extend(outputs.events);
+            if !outputs.changed {
+                self.unfinished = false;
+                return Ok(round > 0);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("user_id", &self.machine.user_id())
+            .field("device_id", &self.machine.device_id())
+            .field("in_flight", &self.in_flight.len())
+            .finish_non_exhaustive()
+    }
+}

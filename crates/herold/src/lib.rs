@@ -1,0 +1,88 @@
+//! The Herold SDK: an end-to-end-encrypted Matrix client.
+//!
+//! Two layers, for two kinds of host:
+//!
+//! - [`Engine`]: the state machine on its store, without threads, tasks or network: load, step,
+//!   commit, release. A simulation or a host with an own event loop drives it.
+//! - [`Client`]: login, rooms, sending and receiving over a [`Transport`], on tokio.
+//!
+//! Invariants:
+//!
+//! - Nothing leaves the engine before what it depends on is in the store.
+//! - The client keeps caches, tasks and ids of requests under way, nothing else. A future that is
+//!   dropped, or a process that is killed, loses nothing.
+//! - The store's lock is never held while a request is under way.
+//! - Access tokens, passwords and keys are in no URL, log line or error text.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), herold::ClientError> {
+//! use std::time::Duration;
+//!
+//! use herold::{ClientBuilder, SecretString};
+//!
+//! let client = ClientBuilder::new()
+//!     .memory_store()
+//!     .homeserver("https://matrix.example.org")
+//!     .login("alice", SecretString::new("correct horse".to_owned()), None)
+//!     .await?;
+//! client.start_sync()?;
+//! client.wait_ready(Duration::from_secs(30)).await?;
+//! for (room_id, _) in client.rooms()? {
+//!     client.send_text(&room_id, "Hello").await?;
+//! }
+//! client.close().await
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod builder;
+mod client;
+mod clock;
+mod deployment;
+mod devices;
+mod engine;
+mod error;
+mod http;
+mod media;
+mod receive;
+mod rooms;
+mod send;
+mod session;
+mod transport;
+
+pub use builder::ClientBuilder;
+pub use client::{Changes, Client};
+pub use clock::{Clock, OsEntropy, SystemClock};
+pub use deployment::Deployment;
+pub use engine::{Engine, EngineError};
+pub use error::ClientError;
+pub use http::{HttpOptions, HttpTransport};
+pub use media::Download;
+pub use rooms::{CreateRoom, RoomPreset};
+pub use transport::{Exchange, Transport, TransportError, TransportRequest, TransportResponse};
+
+pub use herold_crypto::{
+    AttachmentError, Curve25519PublicKey, Ed25519PublicKey, Entropy, IdentityKeys, SecretBytes,
+    SecretString, SessionId,
+};
+pub use herold_machine::{
+    Answer, AppEvent, Body, ClearBody, DeviceView, DropReason, HttpRequest, MachineError, Method,
+    Notice, Outgoing, RoomEvent, SyncReport, UserDevices, Utd,
+};
+pub use herold_store::{
+    MemoryStore, Store, StoreError,
+    records::{
+        HistoryVisibility, LoginRecord, MemberRecord, Membership, QueueRecord, QueueState,
+        RoomRecord,
+    },
+};
+pub use herold_store_sqlite::{SqliteStore, StoreKey};
+pub use herold_trust::{
+    DecryptTrust, Device, EncryptionSettings, Identity, IdentityState, Policy, PolicyDenied,
+    PolicyFloor, Recipients, Shield, ShieldReason, Timestamp,
+};
+pub use ruma::{
+    DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,
+    RoomId, TransactionId, UserId,
+};
