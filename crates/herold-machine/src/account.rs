@@ -1,0 +1,218 @@
+//! The account's keys on the server: published, counted, replenished, rotated
+//! (Matrix specification, "One-time and fallback keys").
+
+use std::time::Duration;
+
+use herold_crypto::Account;
+use herold_store::records::{
+    AccountRecord, BackoffRecord, KeyUploadRecord, NameKey, Only, TrackedUserRecord, UserKey,
+};
+use herold_trust::{MEGOLM, OLM};
+use ruma::{OwnedDeviceId, OwnedUserId};
+use serde_json::{Value, json};
+
+use crate::{
+    Answer, MachineError, Notice,
+    txn::Txn,
+    wire::{KeysUploadBody, RawMap},
+};
+
+/// The previous fallback key still works for this long after a new one was made.
+const KEEP_PREVIOUS_FALLBACK: Duration = Duration::from_secs(3600);
+/// Whatever the server says, the fallback key is not rotated more often than this...
+const FALLBACK_INTERVAL: Duration = Duration::from_secs(60);
+/// ...and one-time keys are not uploaded more often than this.
+const UPLOAD_INTERVAL: Duration = Duration::from_secs(2);
+/// How many one-time keys the server should have: half of the most the crypto core publishes at once.
+const ONE_TIME_KEYS: u64 = 50;
+/// The back-off record of uploads.
+pub(crate) const UPLOAD: &str = "keys/upload";
+
+/// Makes the account of a new device, its one-time keys and its fallback key.
+pub(crate) fn create(txn: &mut Txn<'_, '_>, user_id: OwnedUserId, device_id: OwnedDeviceId) {
+    let mut account = Account::new();
+    account.generate_one_time_keys(account.max_one_time_keys());
+    account.generate_fallback_key();
+    let record = AccountRecord {
+        user_id: user_id.clone(),
+        device_id,
+        keys: account.identity_keys(),
+        pickle: account.to_record(),
+        created_at: txn.cx.now,
+    };
+    txn.put(
+        &Only,
+        &KeyUploadRecord {
+            unpublished_keys: true,
+            fallback_created_at: Some(txn.cx.now),
+            ..KeyUploadRecord::default()
+        },
+    );
+    txn.put(&Only, &record);
+    txn.set_account(record, account);
+    // Our own devices are tracked from the start.
+    crate::devices::mark_outdated(
+        txn,
+        &UserKey { user_id },
+        TrackedUserRecord::default(),
+    );
+}
+
+/// The signed `device_keys` object.
+pub(crate) fn signed_device_keys(
+    record: &AccountRecord,
+    account: &Account,
+) -> Result<Value, MachineError> {
+    let (user, device) = (record.user_id.as_str(), record.device_id.as_str());
+    let mut keys = json!({
+        "user_id": user,
+        "device_id": device,
+        "algorithms": [OLM, MEGOLM],
+        "keys": {
+            format!("curve25519:{device}"): record.keys.curve25519.to_base64(),
+            format!("ed25519:{device}"): record.keys.ed25519.to_base64(),
+        },
+    });
+    account
+        .sign_json(user, device, &mut keys)
+        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    Ok(keys)
+}
+
+/// The body of `/keys/upload`: the same keys under the same ids until the server has accepted them.
+pub(crate) fn upload_body(
+    record: &AccountRecord,
+    account: &Account,
+    uploads: &KeyUploadRecord,
+) -> Result<String, MachineError> {
+    let sign = |public: &herold_crypto::Curve25519PublicKey, fallback: bool| {
+        let mut key = json!({ "key": public.to_base64() });
+        if fallback && let Some(object) = key.as_object_mut() {
+            object.insert("fallback".to_owned(), Value::Bool(true));
+        }
+        account
+            .sign_json(record.user_id.as_str(), record.device_id.as_str(), &mut key)
+            .map_err(|error| MachineError::Crypto(error.to_string()))?;
+        Ok::<_, MachineError>(key)
+    };
+    let mut body = serde_json::Map::new();
+    if !uploads.device_keys_published {
+        body.insert("device_keys".to_owned(), signed_device_keys(record, account)?);
+    }
+    let mut one_time = serde_json::Map::new();
+    for (id, public) in account.unpublished_one_time_keys() {
+        one_time.insert(format!("signed_curve25519:{id}"), sign(&public, false)?);
+    }
+    if !one_time.is_empty() {
+        body.insert("one_time_keys".to_owned(), Value::Object(one_time));
+    }
+    if let Some((id, public)) = account.unpublished_fallback_key() {
+        let mut fallback = serde_json::Map::new();
+        fallback.insert(format!("signed_curve25519:{id}"), sign(&public, true)?);
+        body.insert("fallback_keys".to_owned(), Value::Object(fallback));
+    }
+    Ok(Value::Object(body).to_string())
+}
+
+/// Takes the answer of `/keys/upload`.
+pub(crate) fn handle_upload(txn: &mut Txn<'_, '_>, answer: Answer<'_>) -> Result<(), MachineError> {
+    let key = NameKey { name: UPLOAD.to_owned() };
+    let mut uploads: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
+    if let Some(body) = answer.success() {
+        txn.change_account()?.mark_keys_as_published();
+        uploads.device_keys_published = true;
+        uploads.unpublished_keys = false;
+        uploads.uploaded_at = Some(txn.cx.now);
+        if let Ok(body) = serde_json::from_slice::<KeysUploadBody>(body)
+            && let Some(count) = count_of(body.one_time_key_counts.get("signed_curve25519"))
+        {
+            uploads.server_one_time_keys = Some(count);
+        }
+        txn.delete::<BackoffRecord>(&key);
+        txn.put(&Only, &uploads);
+        return replenish(txn);
+    }
+    if !answer.is_transient() {
+        // The server holds other keys under these ids: they can never be accepted. They are not
+        // published, so nobody can have used them; new ones get new ids.
+        let account = txn.change_account()?;
+        let had_fallback = account.unpublished_fallback_key().is_some();
+        account.mark_keys_as_published();
+        account.generate_one_time_keys(account.max_one_time_keys());
+        if had_fallback {
+            account.generate_fallback_key();
+        }
+        uploads.unpublished_keys = true;
+        txn.put(&Only, &uploads);
+        txn.notice(Notice::OneTimeKeyClash)?;
+    }
+    let failures = txn.load::<BackoffRecord>(&key)?.unwrap_or_default().failures + 1;
+    let retry_at = txn.cx.retry_at(failures, answer.retry_after());
+    txn.put(&key, &BackoffRecord { failures, retry_at });
+    Ok(())
+}
+
+/// Takes what a sync response says of our keys.
+pub(crate) fn handle_counts(
+    txn: &mut Txn<'_, '_>,
+    counts: Option<&serde_json::value::RawValue>,
+    fallback_types: Option<&serde_json::value::RawValue>,
+) -> Result<(), MachineError> {
+    let before: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
+    let mut uploads = before.clone();
+    if let Some(counts) = counts.and_then(crate::wire::parse_section::<RawMap>) {
+        let count = counts
+            .get("signed_curve25519")
+            .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+        if let Some(count) = count_of(count.as_ref()) {
+            uploads.server_one_time_keys = Some(count);
+        }
+    }
+    if let Some(types) = fallback_types.and_then(crate::wire::parse_section::<Vec<Value>>) {
+        uploads.fallback_used = !types.iter().any(|kind| kind == "signed_curve25519");
+    }
+    if uploads != before {
+        txn.put(&Only, &uploads);
+    }
+    replenish(txn)
+}
+
+/// Makes new keys where the server has too few. Keys not yet accepted come first: until then no others
+/// are made, so the number of private keys stays bounded.
+fn replenish(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let before: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
+    let mut uploads = before.clone();
+    let now = txn.cx.now;
+    if uploads.forget_previous_fallback_at.is_some_and(|at| at <= now) {
+        txn.change_account()?.forget_previous_fallback_key();
+        uploads.forget_previous_fallback_at = None;
+    }
+    if uploads.device_keys_published && !uploads.unpublished_keys {
+        let spaced = |last: Option<herold_trust::Timestamp>, interval: Duration| {
+            last.is_none_or(|at| now < at || at.saturating_add(interval) <= now)
+        };
+        let maximum = ONE_TIME_KEYS;
+        let have = uploads.server_one_time_keys.unwrap_or(0);
+        if have < maximum && spaced(uploads.uploaded_at, UPLOAD_INTERVAL) {
+            let missing = usize::try_from(maximum - have).unwrap_or(0);
+            txn.change_account()?.generate_one_time_keys(missing);
+            uploads.unpublished_keys = true;
+        }
+        if uploads.fallback_used && spaced(uploads.fallback_created_at, FALLBACK_INTERVAL) {
+            txn.change_account()?.generate_fallback_key();
+            uploads.unpublished_keys = true;
+            uploads.fallback_used = false;
+            uploads.fallback_created_at = Some(now);
+            uploads.forget_previous_fallback_at = Some(now.saturating_add(KEEP_PREVIOUS_FALLBACK));
+        }
+    }
+    if uploads != before {
+        txn.put(&Only, &uploads);
+    }
+    Ok(())
+}
+
+/// A count the server may have meant: a whole number, not negative. Anything else says nothing.
+fn count_of(value: Option<&Value>) -> Option<u64> {
+    value.and_then(Value::as_u64)
+}

@@ -1,0 +1,392 @@
+//! Device lists: who is tracked, whose list is outdated, and what an answer of `/keys/query` may
+//! change (Matrix specification, "Tracking the device list for a user").
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey};
+use herold_store::records::{
+    BlockedRecord, ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord,
+    IdentityRecord, OutdatedUserRecord, TrackedUserRecord, UserKey,
+};
+use herold_trust::{
+    Device, DeviceChange, DeviceKeysError, Identity, IdentityState, compare, owns,
+    parse_device_keys, parse_identity,
+};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use serde_json::Value;
+
+use crate::{
+    Answer, DropReason, MachineError, Notice,
+    account::signed_device_keys,
+    txn::Txn,
+    wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
+};
+
+/// Counts every change that may alter who is given a room key.
+pub(crate) const GENERATION: &str = "device_generation";
+
+/// A failed user is asked for again after this long at the latest.
+const SERVER_FAILURE_RETRY: Duration = Duration::from_secs(15);
+
+/// Starts tracking a user, if that has not been done.
+pub(crate) fn track(txn: &mut Txn<'_, '_>, user_id: &UserId) -> Result<(), MachineError> {
+    let key = UserKey { user_id: user_id.to_owned() };
+    if !txn.contains::<TrackedUserRecord>(&key)? {
+        mark_outdated(txn, &key, TrackedUserRecord::default());
+        txn.next_number(GENERATION)?;
+    }
+    Ok(())
+}
+
+/// Marks a tracked user's list as outdated.
+pub(crate) fn mark_outdated(txn: &mut Txn<'_, '_>, key: &UserKey, mut tracked: TrackedUserRecord) {
+    tracked.generation += 1;
+    // A change may be the server's coming back: ask at once.
+    tracked.retry_at = None;
+    tracked.outdated_since.get_or_insert(txn.cx.now);
+    txn.put(key, &tracked);
+    txn.put(key, &OutdatedUserRecord);
+}
+
+/// Takes `device_lists` of a sync response.
+pub(crate) fn handle_device_lists(
+    txn: &mut Txn<'_, '_>,
+    raw: Option<&serde_json::value::RawValue>,
+) -> Result<(), MachineError> {
+    let Some(raw) = raw else { return Ok(()) };
+    let lists: DeviceLists = parse_section(raw).unwrap_or_default();
+    let users = |raw: Option<Box<serde_json::value::RawValue>>| -> Vec<OwnedUserId> {
+        raw.and_then(|raw| parse_section::<Vec<Value>>(&raw))
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|user| OwnedUserId::try_from(user.as_str()?).ok())
+            .collect()
+    };
+    let own = txn.account()?.0.user_id.clone();
+    for user_id in users(lists.changed) {
+        let key = UserKey { user_id };
+        if let Some(tracked) = txn.load::<TrackedUserRecord>(&key)? {
+            mark_outdated(txn, &key, tracked);
+            txn.next_number(GENERATION)?;
+        }
+    }
+    for user_id in users(lists.left) {
+        if user_id == own {
+            continue;
+        }
+        let key = UserKey { user_id };
+        if txn.contains::<TrackedUserRecord>(&key)? {
+            txn.delete::<TrackedUserRecord>(&key);
+            txn.delete::<OutdatedUserRecord>(&key);
+            txn.next_number(GENERATION)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the answer of `/keys/query` for `asked`: users with the generation of their list when the
+/// request was made.
+pub(crate) fn handle_query(
+    txn: &mut Txn<'_, '_>,
+    asked: &BTreeMap<OwnedUserId, u64>,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    let body = answer.success().and_then(|body| serde_json::from_slice::<KeysQueryBody>(body).ok());
+    let Some(body) = body else {
+        for user_id in asked.keys() {
+            put_off(txn, user_id, answer.retry_after())?;
+        }
+        return Ok(());
+    };
+    let mut changed = false;
+    for (user_id, generation) in asked {
+        let key = UserKey { user_id: user_id.clone() };
+        let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? else { continue };
+        if tracked.answered.is_some_and(|answered| answered > *generation) {
+            continue; // a newer answer has been taken already
+        }
+        let present = body.device_keys.contains_key(user_id.as_str());
+        if !present && body.failures.contains_key(user_id.server_name().as_str()) {
+            put_off(txn, user_id, None)?;
+            changed = true;
+            continue;
+        }
+        changed |= update_identity(txn, user_id, &body)?;
+        changed |= update_devices(txn, user_id, body.device_keys.get(user_id.as_str()))?;
+        tracked.answered = Some(*generation);
+        tracked.failures = 0;
+        tracked.retry_at = None;
+        if tracked.generation == *generation {
+            tracked.outdated_since = None;
+            txn.delete::<OutdatedUserRecord>(&key);
+            changed = true;
+        }
+        txn.put(&key, &tracked);
+    }
+    if changed {
+        txn.next_number(GENERATION)?;
+    }
+    Ok(())
+}
+
+fn put_off(
+    txn: &mut Txn<'_, '_>,
+    user_id: &UserId,
+    retry_after: Option<u64>,
+) -> Result<(), MachineError> {
+    let key = UserKey { user_id: user_id.to_owned() };
+    if let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? {
+        tracked.failures = tracked.failures.saturating_add(1);
+        let soonest = txn.cx.now.saturating_add(SERVER_FAILURE_RETRY);
+        let at = txn.cx.retry_at(tracked.failures, retry_after);
+        // The first failures are tried again soon; a server stays asked for ever, but seldom.
+        tracked.retry_at = Some(if tracked.failures < 5 { at.min(soonest) } else { at });
+        txn.put(&key, &tracked);
+    }
+    Ok(())
+}
+
+fn update_identity(
+    txn: &mut Txn<'_, '_>,
+    user_id: &UserId,
+    body: &KeysQueryBody,
+) -> Result<bool, MachineError> {
+    let value = |map: &RawMap| -> Option<Value> {
+        map.get(user_id.as_str()).and_then(|raw| crate::wire::parse(raw))
+    };
+    let key = UserKey { user_id: user_id.to_owned() };
+    let known: Option<IdentityRecord> = txn.load(&key)?;
+    let (Some(master), Some(self_signing)) =
+        (value(&body.master_keys), value(&body.self_signing_keys))
+    else {
+        // A server that leaves an identity out takes nothing away from what was pinned.
+        return Ok(false);
+    };
+    let user_signing = value(&body.user_signing_keys);
+    let parsed = match parse_identity(user_id, &master, &self_signing, user_signing.as_ref()) {
+        Ok(parsed) => parsed,
+        Err(_) => {
+            txn.notice(Notice::IdentityRefused { user_id: user_id.to_owned() })?;
+            return Ok(false);
+        }
+    };
+    let record = match known {
+        None => IdentityRecord { identity: Identity::pin(parsed), first_seen: txn.cx.now },
+        Some(known) => {
+            let identity = known.identity.update(parsed);
+            if identity == known.identity {
+                return Ok(false);
+            }
+            let violated =
+                |identity: &Identity| !matches!(identity.state(), IdentityState::Pinned | IdentityState::Verified);
+            if violated(&identity) && !violated(&known.identity) {
+                txn.notice(Notice::IdentityChanged { user_id: user_id.to_owned() })?;
+            }
+            IdentityRecord { identity, ..known }
+        }
+    };
+    txn.put(&key, &record);
+    Ok(true)
+}
+
+fn update_devices(
+    txn: &mut Txn<'_, '_>,
+    user_id: &UserId,
+    raw: Option<&Box<serde_json::value::RawValue>>,
+) -> Result<bool, MachineError> {
+    let entries: RawMap = match raw {
+        None => RawMap::new(),
+        Some(raw) => match parse_section(raw) {
+            Some(entries) => entries,
+            None => {
+                txn.notice(Notice::SectionDropped { section: "device_keys".to_owned() })?;
+                return Ok(false);
+            }
+        },
+    };
+    let own = txn.account()?.0.clone();
+    let known: BTreeMap<OwnedDeviceId, DeviceRecord> = txn
+        .list::<DeviceRecord>(&DeviceKey::of(user_id))?
+        .into_iter()
+        .map(|(key, record)| (key.device_id, record))
+        .collect();
+    let mut kept = BTreeSet::new();
+    let mut changed = false;
+    let mut own_seen = false;
+    for (device_id, raw) in &entries {
+        let device_id = OwnedDeviceId::from(device_id.as_str());
+        let value: Value = crate::wire::parse(raw).unwrap_or(Value::Null);
+        let refused = match parse_device_keys(user_id, &device_id, &value) {
+            Ok(device) => {
+                let before = known.get(&device_id);
+                if own.user_id == user_id && own.device_id == device_id {
+                    own_seen = true;
+                    if device.keys != own.keys {
+                        txn.notice(Notice::OwnDeviceMismatch)?;
+                        continue;
+                    }
+                }
+                match compare(before.map(|record| &record.device), &device) {
+                    DeviceChange::KeysChanged => Some(DropReason::KeysChanged),
+                    DeviceChange::Unchanged => {
+                        kept.insert(device_id.clone());
+                        None
+                    }
+                    DeviceChange::New | DeviceChange::Updated => {
+                        kept.insert(device_id.clone());
+                        put_device(txn, device, before)?;
+                        changed = true;
+                        None
+                    }
+                }
+            }
+            Err(DeviceKeysError::BadSignature(_)) => Some(DropReason::BadSignature),
+            Err(_) => Some(DropReason::Malformed),
+        };
+        if let Some(reason) = refused {
+            kept.insert(device_id.clone()); // the old record, if any, stands
+            txn.notice(Notice::DeviceRefused {
+                user_id: user_id.to_owned(),
+                device_id,
+                reason,
+            })?;
+        }
+    }
+    if own.user_id == user_id
+        && !own_seen
+        && txn.load::<DeviceRecord>(&DeviceKey {
+            user_id: own.user_id.clone(),
+            device_id: own.device_id.clone(),
+        })?
+        .is_some()
+    {
+        // Our own device has gone from the server's list.
+        txn.notice(Notice::OwnDeviceMismatch)?;
+    }
+    for (device_id, record) in &known {
+        if !kept.contains(device_id) {
+            remove_device(txn, &record.device)?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+fn put_device(
+    txn: &mut Txn<'_, '_>,
+    device: Device,
+    before: Option<&DeviceRecord>,
+) -> Result<(), MachineError> {
+    let index = DeviceByKeyKey {
+        user_id: device.user_id.clone(),
+        curve25519: device.keys.curve25519,
+    };
+    let mut by_key: DeviceByKeyRecord = txn.load(&index)?.unwrap_or_default();
+    if !by_key.device_ids.contains(&device.device_id) {
+        by_key.device_ids.push(device.device_id.clone());
+        txn.put(&index, &by_key);
+    }
+    let key =
+        DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    let first_seen = before.map_or(txn.cx.now, |record| record.first_seen);
+    txn.put(&key, &DeviceRecord { device, first_seen });
+    Ok(())
+}
+
+fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
+    let index = DeviceByKeyKey {
+        user_id: device.user_id.clone(),
+        curve25519: device.keys.curve25519,
+    };
+    let mut by_key: DeviceByKeyRecord = txn.load(&index)?.unwrap_or_default();
+    by_key.device_ids.retain(|device_id| *device_id != device.device_id);
+    if by_key.device_ids.is_empty() {
+        txn.delete::<DeviceByKeyRecord>(&index);
+    } else {
+        txn.put(&index, &by_key);
+    }
+    let key =
+        DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    txn.delete::<DeviceRecord>(&key);
+    txn.delete::<ClaimRecord>(&key);
+    txn.delete::<BlockedRecord>(&key);
+    Ok(())
+}
+
+/// The device of `user_id` with these two keys. The Curve25519 key alone does not make one: anybody can
+/// publish another device's (attack N18).
+pub(crate) fn device_of(
+    load: &dyn DeviceLookup,
+    user_id: &UserId,
+    curve25519: &Curve25519PublicKey,
+    ed25519: &Ed25519PublicKey,
+) -> Result<Option<Device>, MachineError> {
+    for device_id in load.ids_by_key(user_id, curve25519)? {
+        if let Some(device) = load.device(user_id, &device_id)?
+            && owns(&device, user_id, curve25519, ed25519)
+        {
+            return Ok(Some(device));
+        }
+    }
+    Ok(None)
+}
+
+/// Where devices are looked up: in a step under way or in a snapshot.
+pub(crate) trait DeviceLookup {
+    fn ids_by_key(
+        &self,
+        user_id: &UserId,
+        curve25519: &Curve25519PublicKey,
+    ) -> Result<Vec<OwnedDeviceId>, MachineError>;
+    fn device(&self, user_id: &UserId, device_id: &DeviceId)
+    -> Result<Option<Device>, MachineError>;
+}
+
+impl DeviceLookup for Txn<'_, '_> {
+    fn ids_by_key(
+        &self,
+        user_id: &UserId,
+        curve25519: &Curve25519PublicKey,
+    ) -> Result<Vec<OwnedDeviceId>, MachineError> {
+        let key = DeviceByKeyKey { user_id: user_id.to_owned(), curve25519: *curve25519 };
+        Ok(self.load::<DeviceByKeyRecord>(&key)?.unwrap_or_default().device_ids)
+    }
+    fn device(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+    ) -> Result<Option<Device>, MachineError> {
+        let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
+        Ok(self.load::<DeviceRecord>(&key)?.map(|record| record.device))
+    }
+}
+
+impl DeviceLookup for &dyn herold_store::Snapshot {
+    fn ids_by_key(
+        &self,
+        user_id: &UserId,
+        curve25519: &Curve25519PublicKey,
+    ) -> Result<Vec<OwnedDeviceId>, MachineError> {
+        use herold_store::SnapshotExt as _;
+        let key = DeviceByKeyKey { user_id: user_id.to_owned(), curve25519: *curve25519 };
+        Ok((*self).load::<DeviceByKeyRecord>(&key)?.unwrap_or_default().device_ids)
+    }
+    fn device(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+    ) -> Result<Option<Device>, MachineError> {
+        use herold_store::SnapshotExt as _;
+        let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
+        Ok((*self).load::<DeviceRecord>(&key)?.map(|record| record.device))
+    }
+}
+
+/// The account's own signed device keys as text, for `sender_device_keys`.
+pub(crate) fn own_device_keys(txn: &mut Txn<'_, '_>) -> Result<String, MachineError> {
+    let (record, account) = txn.account()?;
+    Ok(signed_device_keys(record, account)?.to_string())
+}

@@ -1,0 +1,42 @@
+//! [`MachineError`]: why a step was not taken.
+
+use herold_store::StoreError;
+
+/// Why a step was not taken. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store holds no account.
+    #[error("the store holds no account")]
+    NoAccount,
+    /// The store holds an account already.
+    #[error("the store holds an account already")]
+    AccountExists,
+    /// The room is not known here.
+    #[error("the room is not known")]
+    UnknownRoom,
+    /// This user is not joined to the room.
+    #[error("not joined to the room")]
+    NotJoined,
+    /// The room's encryption algorithm is not supported: nothing is sent, least of all in the clear.
+    #[error("the room's encryption algorithm is not supported")]
+    UnsupportedAlgorithm,
+    /// The device is not known.
+    #[error("the device is not known")]
+    UnknownDevice,
+    /// There is no Olm session with the device yet; one has been asked for.
+    #[error("there is no Olm session with the device yet")]
+    NoOlmSession,
+    /// The deployment's policy does not allow this.
+    #[error("the deployment's policy does not allow this")]
+    PolicyDenied,
+    /// An input that cannot be used at all.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// The cryptographic core refused.
+    #[error("cryptography: {0}")]
+    Crypto(String),
+}

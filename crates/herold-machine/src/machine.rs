@@ -1,0 +1,779 @@
+//! [`Machine`]: the inputs, commands and getters. What they do is in the modules beside this one.
+
+use std::collections::BTreeMap;
+
+use herold_crypto::{IdentityKeys, InboundGroupSession, OutboundGroupSession};
+use herold_store::{
+    Snapshot, SnapshotExt, StoreError,
+    records::{
+        AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
+        IdentityRecord, InboundSessionRecord, LoginRecord, MemberKey, MemberRecord, Membership,
+        Only, OutboundSessionRecord, OutdatedUserRecord, PolicyRecord, QueueRecord, RoomKey,
+        RoomRecord, RoomSessionKey, SequenceKey, TimelineKey, TimelineRecord, TrackedUserRecord,
+        UserKey,
+    },
+};
+use herold_trust::{
+    DecryptTrust, Device, Identity, Policy, Recipients, Timestamp, is_cross_signed,
+};
+use ruma::{
+    DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,
+    RoomId, TransactionId, UserId,
+};
+use serde_json::Value;
+
+use crate::{
+    Answer, AppEvent, AppEventRecord, Context, HttpRequest, MachineError, Outgoing, Pending,
+    RoomEvent, Step, SyncReport, account, devices,
+    messages::Messages,
+    olm, outgoing, queue,
+    request::RequestKind,
+    rooms, sync, timeline,
+    timeline::Origin,
+    txn::Txn,
+    view, wire,
+};
+
+/// As many live inbound sessions are kept in memory.
+const INBOUND_CACHE: usize = 1000;
+
+/// The state machine of one device. It holds nothing but caches: the state is in the store.
+pub struct Machine {
+    user_id: OwnedUserId,
+    device_id: OwnedDeviceId,
+    keys: IdentityKeys,
+    policy: Policy,
+    hot: Hot,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine")
+            .field("user_id", &self.user_id)
+            .field("device_id", &self.device_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A user's devices as known.
+#[derive(Clone, Debug)]
+pub struct UserDevices {
+    /// The list is tracked.
+    pub tracked: bool,
+    /// The list is known to be outdated.
+    pub outdated: bool,
+    /// The user's cross-signing identity.
+    pub identity: Option<Identity>,
+    /// The devices.
+    pub devices: Vec<DeviceView>,
+}
+
+/// A device as known.
+#[derive(Clone, Debug)]
+pub struct DeviceView {
+    /// The device.
+    pub device: Device,
+    /// It is signed by its owner's self-signing key.
+    pub cross_signed: bool,
+    /// The app's user has blocked it.
+    pub blocked: bool,
+}
+
+/// Live objects, kept so that they need not be made again for each message. Dropping them loses
+/// nothing.
+#[derive(Default)]
+pub(crate) struct Hot {
+    inbound: BTreeMap<RoomSessionKey, (InboundSessionRecord, InboundGroupSession)>,
+    outbound: BTreeMap<OwnedRoomId, OutboundGroupSession>,
+}
+
+impl Hot {
+    /// The live session of a room key, and who owns it.
+    pub(crate) fn inbound(
+        &mut self,
+        txn: &Txn<'_, '_>,
+        key: &RoomSessionKey,
+    ) -> Result<Option<(&InboundSessionRecord, &mut InboundGroupSession)>, MachineError> {
+        if !self.inbound.contains_key(key) {
+            let Some(record) = txn.load::<InboundSessionRecord>(key)? else { return Ok(None) };
+            let session = crate::room_keys::restore(&record)?;
+            if self.inbound.len() >= INBOUND_CACHE {
+                self.inbound.clear();
+            }
+            self.inbound.insert(key.clone(), (record, session));
+        }
+        Ok(self.inbound.get_mut(key).map(|(record, session)| (&*record, session)))
+    }
+
+    pub(crate) fn forget_inbound(&mut self, key: &RoomSessionKey) {
+        self.inbound.remove(key);
+    }
+
+    /// The live outbound session of `record`. After a restart it begins at the reserved index, which no
+    /// message can have used.
+    pub(crate) fn outbound(
+        &mut self,
+        room_id: &RoomId,
+        record: &OutboundSessionRecord,
+    ) -> Result<&mut OutboundGroupSession, MachineError> {
+        let known = self
+            .outbound
+            .get(room_id)
+            .is_some_and(|session| session.session_id() == record.session_id);
+        if !known {
+            let session = OutboundGroupSession::from_record(record.pickle.as_slice())
+                .map_err(|_| StoreError::Corrupt("an outbound session".to_owned()))?;
+            self.outbound.insert(room_id.to_owned(), session);
+        }
+        self.outbound.get_mut(room_id).ok_or(MachineError::UnknownRoom)
+    }
+
+    pub(crate) fn set_outbound(&mut self, room_id: &RoomId, session: OutboundGroupSession) {
+        self.outbound.insert(room_id.to_owned(), session);
+    }
+}
+
+/// Making and loading.
+impl Machine {
+    /// Makes a new device: its identity, its first one-time keys and its fallback key. Commit the step,
+    /// then [`Machine::load`].
+    ///
+    /// # Errors
+    /// [`MachineError::AccountExists`] if the store has an account: one identity for a device id, for
+    /// ever.
+    pub fn create(
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: OwnedUserId,
+        device_id: OwnedDeviceId,
+        policy: Policy,
+        login: Option<&LoginRecord>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        if txn.contains::<AccountRecord>(&Only)? {
+            return Err(MachineError::AccountExists);
+        }
+        account::create(&mut txn, user_id, device_id);
+        txn.put(&Only, &PolicyRecord { policy });
+        if let Some(login) = login {
+            txn.put(&Only, login);
+        }
+        Ok(txn.finish(()))
+    }
+
+    /// The machine of the account in the store; `None` if there is none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn load(snapshot: &dyn Snapshot) -> Result<Option<Self>, MachineError> {
+        let Some(account) = snapshot.load::<AccountRecord>(&Only)? else { return Ok(None) };
+        let policy = snapshot
+            .load::<PolicyRecord>(&Only)?
+            .ok_or_else(|| StoreError::Corrupt("an account without a policy".to_owned()))?
+            .policy;
+        Ok(Some(Self {
+            user_id: account.user_id,
+            device_id: account.device_id,
+            keys: account.keys,
+            policy,
+            hot: Hot::default(),
+        }))
+    }
+
+    /// The account's user.
+    #[must_use]
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device_id(&self) -> &DeviceId {
+        &self.device_id
+    }
+
+    /// The device's public identity keys.
+    #[must_use]
+    pub fn identity_keys(&self) -> IdentityKeys {
+        self.keys
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Drops every cached object. To be called after a commit has failed, and when another process may
+    /// have changed the store.
+    pub fn forget_cached(&mut self) {
+        self.hot = Hot::default();
+    }
+}
+
+/// Inputs.
+impl Machine {
+    /// Takes a response of `GET /sync`: one step, one transaction, the token included.
+    ///
+    /// # Errors
+    /// [`MachineError::Malformed`] if it has no token; else those of the store.
+    pub fn handle_sync(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        body: &[u8],
+    ) -> Result<Step<Pending, SyncReport>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let report = sync::handle(&mut txn, &mut self.hot, &self.policy, body)?;
+        Ok(txn.finish(report))
+    }
+
+    /// Takes what came of a request of [`Machine::requests`]. Answers may come in any order, twice, or
+    /// never.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn handle_answer(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        request: &Outgoing,
+        answer: Answer<'_>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        match &request.kind {
+            RequestKind::KeysUpload => account::handle_upload(&mut txn, answer)?,
+            RequestKind::KeysQuery { users } => devices::handle_query(&mut txn, users, answer)?,
+            RequestKind::KeysClaim { devices } => olm::handle_claim(&mut txn, devices, answer)?,
+            RequestKind::ToDevice { sequence } => {
+                queue::handle_to_device_sent(&mut txn, *sequence, answer)?;
+            }
+            RequestKind::Members { room_id } => {
+                outgoing::handle_members(&mut txn, room_id, answer)?;
+            }
+            RequestKind::Send { sequence } => queue::handle_sent(&mut txn, *sequence, answer)?,
+        }
+        Ok(txn.finish(()))
+    }
+
+    /// Takes a page of history: the answer of the request of [`Machine::messages_request`]. Replies with
+    /// the events' ids, oldest first.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownRoom`], [`MachineError::Malformed`], or those of the store.
+    pub fn handle_messages(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        body: &[u8],
+    ) -> Result<Step<Pending, Vec<OwnedEventId>>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let chunk: wire::Chunk = serde_json::from_slice(body)
+            .map_err(|_| MachineError::Malformed("a page of history"))?;
+        let key = RoomKey { room_id: room_id.to_owned() };
+        let mut room: RoomRecord = txn.load(&key)?.ok_or(MachineError::UnknownRoom)?;
+        let mut events = Vec::new();
+        for raw in &chunk.chunk {
+            let taken =
+                timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, raw, Origin::Older)?;
+            events.extend(taken);
+        }
+        events.reverse();
+        room.prev_batch = if chunk.chunk.is_empty() { None } else { chunk.end };
+        txn.put(&key, &room);
+        Ok(txn.finish(events))
+    }
+
+    /// Takes an event fetched on its own: the answer of the request of [`Machine::event_request`].
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownRoom`], [`MachineError::Malformed`], or those of the store.
+    pub fn handle_event(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        body: &[u8],
+    ) -> Result<Step<Pending, OwnedEventId>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let raw: Box<serde_json::value::RawValue> =
+            serde_json::from_slice(body).map_err(|_| MachineError::Malformed("an event"))?;
+        let mut room: RoomRecord = txn
+            .load(&RoomKey { room_id: room_id.to_owned() })?
+            .ok_or(MachineError::UnknownRoom)?;
+        let taken =
+            timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, &raw, Origin::Single)?;
+        let event_id = taken.ok_or(MachineError::Malformed("an event"))?;
+        Ok(txn.finish(event_id))
+    }
+
+    /// Moves the send queue on: looks at recipients, shares room keys, encrypts. To be called after each
+    /// committed step and when [`Machine::next_timeout`] has come, until it changes nothing.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn advance(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        queue::advance(&mut txn, &mut self.hot, &self.policy)?;
+        Ok(txn.finish(()))
+    }
+}
+
+/// Commands.
+impl Machine {
+    /// Queues an event for a room. It is encrypted if the room is, and sent in its order. Replies with
+    /// its transaction id; the same id again names the same item.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownRoom`], [`MachineError::NotJoined`],
+    /// [`MachineError::UnsupportedAlgorithm`], [`MachineError::Malformed`], or those of the store.
+    pub fn queue_event(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        event_type: &str,
+        content: &Value,
+        txn_id: Option<OwnedTransactionId>,
+    ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let txn_id = queue::enqueue(&mut txn, room_id, event_type, content, txn_id)?;
+        Ok(txn.finish(txn_id))
+    }
+
+    /// Removes a queued event that has not been encrypted yet. Replies whether it was there.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn cancel_queued(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        txn_id: &TransactionId,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let found = queue::cancel(&mut txn, txn_id)?;
+        Ok(txn.finish(found))
+    }
+
+    /// Tries a queued event again that was refused. Replies whether it was there.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn retry_queued(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        txn_id: &TransactionId,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let found = queue::retry(&mut txn, txn_id)?;
+        Ok(txn.finish(found))
+    }
+
+    /// The app has taken all events up to this number: they are forgotten.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn acknowledge(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        up_to: u64,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        for (key, _) in txn.list::<AppEventRecord>(&[])? {
+            if key.sequence <= up_to {
+                txn.delete::<AppEventRecord>(&key);
+            }
+        }
+        Ok(txn.finish(()))
+    }
+
+    /// Has a user's devices asked for anew. The user is tracked from then on.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn refresh_devices(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let key = UserKey { user_id: user_id.to_owned() };
+        let tracked: TrackedUserRecord = txn.load(&key)?.unwrap_or_default();
+        devices::mark_outdated(&mut txn, &key, tracked);
+        txn.next_number(devices::GENERATION)?;
+        Ok(txn.finish(()))
+    }
+
+    /// The server has accepted an invitation, a kick or the like of ours: takes it before a sync shows
+    /// it, so that the next message already goes by it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn note_membership(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        user_id: &UserId,
+        membership: Membership,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let key = RoomKey { room_id: room_id.to_owned() };
+        if let Some(mut room) = txn.load::<RoomRecord>(&key)? {
+            let member = MemberKey { room_id: room_id.to_owned(), user_id: user_id.to_owned() };
+            let name = txn.load::<MemberRecord>(&member)?.and_then(|member| member.display_name);
+            rooms::set_member(&mut txn, room_id, &mut room, user_id, membership, name)?;
+            txn.put(&key, &room);
+        }
+        Ok(txn.finish(()))
+    }
+
+    /// Ends the room's outbound session: the next message uses a new one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn discard_room_key(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        rooms::discard_session(&mut txn, room_id)?;
+        Ok(txn.finish(()))
+    }
+
+    /// Blocks a device, or lets it be used again. A blocked device gets no room keys; a session it has
+    /// is replaced before the next message.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownDevice`], or those of the store.
+    pub fn set_blocked(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        blocked: bool,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
+        if !txn.contains::<DeviceRecord>(&key)? {
+            return Err(MachineError::UnknownDevice);
+        }
+        if blocked {
+            txn.put(&key, &BlockedRecord { since: txn.cx.now });
+        } else {
+            txn.delete::<BlockedRecord>(&key);
+        }
+        txn.next_number(devices::GENERATION)?;
+        Ok(txn.finish(()))
+    }
+
+    /// Changes who gets room keys and whose messages are shown, within what the deployment allows. Every
+    /// room's session is replaced before its next message.
+    ///
+    /// # Errors
+    /// [`MachineError::PolicyDenied`] if the deployment asks for more; else those of the store.
+    pub fn set_policy(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        recipients: Recipients,
+        decrypt_trust: DecryptTrust,
+    ) -> Result<Step<Pending>, MachineError> {
+        let policy = self
+            .policy
+            .tighten(recipients, decrypt_trust)
+            .map_err(|_| MachineError::PolicyDenied)?;
+        let mut txn = Txn::new(snapshot, cx);
+        if policy != self.policy {
+            txn.put(&Only, &PolicyRecord { policy: policy.clone() });
+            for (room, _) in txn.list::<OutboundSessionRecord>(&[])? {
+                rooms::discard_session(&mut txn, &room.room_id)?;
+            }
+            txn.next_number(devices::GENERATION)?;
+            txn.require_full();
+        }
+        // Should the commit fail, the stricter of the two is in force until the next load.
+        self.policy = policy;
+        Ok(txn.finish(()))
+    }
+
+    /// Stores the login.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn set_login(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        login: &LoginRecord,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let before: Option<LoginRecord> = txn.load(&Only)?;
+        if login.logged_out && before.is_some_and(|login| !login.logged_out) {
+            txn.emit(AppEvent::LoggedOut)?;
+        }
+        txn.put(&Only, login);
+        txn.require_full();
+        Ok(txn.finish(()))
+    }
+
+    /// Sends an app's own event to a device, encrypted with Olm.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownDevice`], or those of the store. A reply of `false` means that there is no
+    /// session with the device yet: one has been asked for; call again when requests have been answered.
+    pub fn send_to_device(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        event_type: &str,
+        content: &Value,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = Txn::new(snapshot, cx);
+        let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
+        let device =
+            txn.load::<DeviceRecord>(&key)?.ok_or(MachineError::UnknownDevice)?.device;
+        let own = olm::OwnIdentity::new(&mut txn)?;
+        let encrypted =
+            olm::encrypt(&mut txn, &own, &device, event_type, &content.to_string())?;
+        let sent = encrypted.is_some();
+        match encrypted {
+            Some(encrypted) => {
+                let mut messages = Messages::default();
+                messages.add(&device, encrypted);
+                messages.enqueue(&mut txn, "m.room.encrypted")?;
+            }
+            None => olm::want_claim(&mut txn, &device)?,
+        }
+        Ok(txn.finish(sent))
+    }
+}
+
+/// Getters: requests.
+impl Machine {
+    /// The request for the next sync, from the last token committed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sync_request(
+        &self,
+        snapshot: &dyn Snapshot,
+        timeout_ms: u64,
+    ) -> Result<HttpRequest, MachineError> {
+        outgoing::sync_request(snapshot, timeout_ms)
+    }
+
+    /// Every request that is due. Derived from committed state alone: after a restart the same come
+    /// again.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn requests(
+        &self,
+        snapshot: &dyn Snapshot,
+        now: Timestamp,
+    ) -> Result<Vec<Outgoing>, MachineError> {
+        outgoing::requests(snapshot, now)
+    }
+
+    /// When something that has been put off is due, or a waiting message has waited long enough.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn next_timeout(
+        &self,
+        snapshot: &dyn Snapshot,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, MachineError> {
+        outgoing::next_timeout(snapshot, now)
+    }
+
+    /// The request for the page of history before what is known; `None` at the room's beginning.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownRoom`], or those of the store.
+    pub fn messages_request(
+        &self,
+        snapshot: &dyn Snapshot,
+        room_id: &RoomId,
+        limit: u32,
+    ) -> Result<Option<HttpRequest>, MachineError> {
+        outgoing::messages_request(snapshot, room_id, limit)
+    }
+
+    /// The request for one event.
+    #[must_use]
+    pub fn event_request(room_id: &RoomId, event_id: &EventId) -> HttpRequest {
+        outgoing::event_request(room_id, event_id)
+    }
+}
+
+/// Getters: what is known.
+impl Machine {
+    /// An event as an app may show it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn room_event(
+        &self,
+        snapshot: &dyn Snapshot,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<Option<RoomEvent>, MachineError> {
+        let key = EventKey { room_id: room_id.to_owned(), event_id: event_id.to_owned() };
+        match snapshot.load::<EventRecord>(&key)? {
+            None => Ok(None),
+            Some(record) => {
+                view::room_event(snapshot, &self.policy, self.keys, key, record).map(Some)
+            }
+        }
+    }
+
+    /// The newest events of a room, newest last.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn timeline(
+        &self,
+        snapshot: &dyn Snapshot,
+        room_id: &RoomId,
+        limit: usize,
+    ) -> Result<Vec<RoomEvent>, MachineError> {
+        let places =
+            snapshot.list_back::<TimelineRecord>(&TimelineKey::of(room_id), None, limit)?;
+        let mut events = Vec::with_capacity(places.len());
+        for (_, place) in places.into_iter().rev() {
+            events.extend(self.room_event(snapshot, room_id, &place.event_id)?);
+        }
+        Ok(events)
+    }
+
+    /// All rooms.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn rooms(
+        &self,
+        snapshot: &dyn Snapshot,
+    ) -> Result<Vec<(OwnedRoomId, RoomRecord)>, MachineError> {
+        let rooms = snapshot.list::<RoomRecord>(&[], usize::MAX)?;
+        Ok(rooms.into_iter().map(|(key, room)| (key.room_id, room)).collect())
+    }
+
+    /// A room.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn room(
+        &self,
+        snapshot: &dyn Snapshot,
+        room_id: &RoomId,
+    ) -> Result<Option<RoomRecord>, MachineError> {
+        Ok(snapshot.load(&RoomKey { room_id: room_id.to_owned() })?)
+    }
+
+    /// The members of a room as known.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn members(
+        &self,
+        snapshot: &dyn Snapshot,
+        room_id: &RoomId,
+    ) -> Result<Vec<(OwnedUserId, MemberRecord)>, MachineError> {
+        let members = snapshot.list::<MemberRecord>(&MemberKey::of(room_id), usize::MAX)?;
+        Ok(members.into_iter().map(|(key, member)| (key.user_id, member)).collect())
+    }
+
+    /// One member of a room.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn member(
+        &self,
+        snapshot: &dyn Snapshot,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<MemberRecord>, MachineError> {
+        let key = MemberKey { room_id: room_id.to_owned(), user_id: user_id.to_owned() };
+        Ok(snapshot.load(&key)?)
+    }
+
+    /// The devices of a user as known.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn devices(
+        &self,
+        snapshot: &dyn Snapshot,
+        user_id: &UserId,
+    ) -> Result<UserDevices, MachineError> {
+        let key = UserKey { user_id: user_id.to_owned() };
+        let identity = snapshot.load::<IdentityRecord>(&key)?.map(|record| record.identity);
+        let mut views = Vec::new();
+        for (key, record) in
+            snapshot.list::<DeviceRecord>(&DeviceKey::of(user_id), usize::MAX)?
+        {
+            views.push(DeviceView {
+                cross_signed: is_cross_signed(&record.device, identity.as_ref()),
+                blocked: snapshot.contains::<BlockedRecord>(&key)?,
+                device: record.device,
+            });
+        }
+        Ok(UserDevices {
+            tracked: snapshot.contains::<TrackedUserRecord>(&key)?,
+            outdated: snapshot.contains::<OutdatedUserRecord>(&key)?,
+            identity,
+            devices: views,
+        })
+    }
+
+    /// The events the app has not acknowledged, from after `sequence` on.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn events_after(
+        &self,
+        snapshot: &dyn Snapshot,
+        sequence: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, AppEvent)>, MachineError> {
+        let from = sequence.map(|sequence| SequenceKey { sequence: sequence.saturating_add(1) });
+        let events = snapshot.list_from::<AppEventRecord>(&[], from.as_ref(), limit)?;
+        Ok(events.into_iter().map(|(key, record)| (key.sequence, record.event)).collect())
+    }
+
+    /// The send queue, in order.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn queue(
+        &self,
+        snapshot: &dyn Snapshot,
+    ) -> Result<Vec<(u64, QueueRecord)>, MachineError> {
+        let rows = snapshot.list::<QueueRecord>(&[], usize::MAX)?;
+        Ok(rows.into_iter().map(|(key, row)| (key.sequence, row)).collect())
+    }
+
+    /// The login.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn login(&self, snapshot: &dyn Snapshot) -> Result<Option<LoginRecord>, MachineError> {
+        Ok(snapshot.load(&Only)?)
+    }
+}

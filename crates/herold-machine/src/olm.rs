@@ -1,0 +1,310 @@
+//! Olm channels: encrypting to a device, decrypting from one, claiming keys
+//! (Matrix specification, `m.olm.v1.curve25519-aes-sha2`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use herold_crypto::{
+    Curve25519PublicKey, OlmMessage, OlmSession, curve25519_from_base64, verify_json,
+};
+use herold_store::{
+    StoreError,
+    records::{
+        BackoffRecord, ClaimRecord, DeviceKey, DeviceRecord, NameKey, OlmSessionKey,
+        OlmSessionRecord,
+    },
+};
+use herold_trust::{Device, OLM};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::{
+    Answer, MachineError, Notice,
+    devices::GENERATION,
+    txn::Txn,
+    wire::{KeysClaimBody, RawMap},
+};
+
+/// A wedged session is replaced once in this time at most.
+const UNWEDGE_INTERVAL: Duration = Duration::from_secs(3600);
+/// As many sessions are kept with a device; the least used go.
+const MAX_SESSIONS: usize = 8;
+
+/// What every Olm payload of this device says of itself, made once a step.
+pub(crate) struct OwnIdentity {
+    user_id: String,
+    curve25519: String,
+    keys: String,
+    device_keys: String,
+}
+
+impl OwnIdentity {
+    pub(crate) fn new(txn: &mut Txn<'_, '_>) -> Result<Self, MachineError> {
+        let device_keys = crate::devices::own_device_keys(txn)?;
+        let record = &txn.account()?.0;
+        Ok(Self {
+            user_id: record.user_id.to_string(),
+            curve25519: record.keys.curve25519.to_base64(),
+            keys: json!({ "ed25519": record.keys.ed25519.to_base64() }).to_string(),
+            device_keys,
+        })
+    }
+
+    /// The payload for `device`: the one place that lays out the checked fields.
+    fn payload(&self, device: &Device, event_type: &str, content: &str) -> Zeroizing<String> {
+        Zeroizing::new(format!(
+            r#"{{"type":{},"content":{content},"sender":{},"recipient":{},"recipient_keys":{{"ed25519":{}}},"keys":{},"sender_device_keys":{}}}"#,
+            quoted(event_type),
+            quoted(&self.user_id),
+            quoted(device.user_id.as_str()),
+            quoted(&device.keys.ed25519.to_base64()),
+            self.keys,
+            self.device_keys,
+        ))
+    }
+}
+
+fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
+/// Encrypts an event to a device over the session last heard from. `None` if there is no session.
+/// The advanced ratchet is in the step, fully synchronous, before the message can leave.
+pub(crate) fn encrypt(
+    txn: &mut Txn<'_, '_>,
+    own: &OwnIdentity,
+    device: &Device,
+    event_type: &str,
+    content: &str,
+) -> Result<Option<Value>, MachineError> {
+    let Some((key, mut record, mut session)) = best_session(txn, &device.keys.curve25519)? else {
+        return Ok(None);
+    };
+    let payload = own.payload(device, event_type, content);
+    let message = session
+        .encrypt(payload.as_bytes())
+        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    record.pickle = session.to_record();
+    txn.put(&key, &record);
+    txn.require_full();
+    let mut ciphertext = serde_json::Map::new();
+    ciphertext.insert(
+        device.keys.curve25519.to_base64(),
+        json!({ "type": message.message_type(), "body": message.body() }),
+    );
+    Ok(Some(json!({
+        "algorithm": OLM,
+        "sender_key": own.curve25519,
+        "ciphertext": ciphertext,
+    })))
+}
+
+/// Whether there is a session with the device that has this key.
+pub(crate) fn has_session(
+    txn: &Txn<'_, '_>,
+    curve25519: &Curve25519PublicKey,
+) -> Result<bool, MachineError> {
+    Ok(!txn.list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?.is_empty())
+}
+
+fn best_session(
+    txn: &Txn<'_, '_>,
+    curve25519: &Curve25519PublicKey,
+) -> Result<Option<(OlmSessionKey, OlmSessionRecord, OlmSession)>, MachineError> {
+    let best = txn
+        .list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?
+        .into_iter()
+        .max_by(|(a_key, a), (b_key, b)| {
+            (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
+        });
+    match best {
+        None => Ok(None),
+        Some((key, record)) => {
+            let session = restore(&record)?;
+            Ok(Some((key, record, session)))
+        }
+    }
+}
+
+fn restore(record: &OlmSessionRecord) -> Result<OlmSession, StoreError> {
+    OlmSession::from_record(record.pickle.as_slice())
+        .map_err(|_| StoreError::Corrupt("an Olm session".to_owned()))
+}
+
+/// Decrypts an Olm message from the device that has `sender_key`. `None` if no session does it; then
+/// nothing has changed.
+pub(crate) fn decrypt(
+    txn: &mut Txn<'_, '_>,
+    sender_key: &Curve25519PublicKey,
+    message: &OlmMessage,
+) -> Result<Option<Zeroizing<Vec<u8>>>, MachineError> {
+    let mut sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(sender_key))?;
+    sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
+    for (key, mut record) in sessions {
+        let mut session = restore(&record)?;
+        let ours = session.matches(message);
+        if message.is_pre_key() && !ours {
+            continue;
+        }
+        if let Ok(plaintext) = session.decrypt(message) {
+            record.pickle = session.to_record();
+            record.last_received_at = txn.cx.now;
+            txn.put(&key, &record);
+            return Ok(Some(plaintext));
+        }
+        if ours {
+            return Ok(None); // its very own session could not: no other can
+        }
+    }
+    if !message.is_pre_key() || message.identity_key().as_ref() != Some(sender_key) {
+        return Ok(None);
+    }
+    // On failure the account is as it was: a bad pre-key message burns no key.
+    let created = txn.account()?.1.create_inbound_session(*sender_key, message);
+    let Ok((session, plaintext)) = created else { return Ok(None) };
+    txn.change_account()?;
+    store_session(txn, *sender_key, &session)?;
+    Ok(Some(plaintext))
+}
+
+fn store_session(
+    txn: &mut Txn<'_, '_>,
+    sender_key: Curve25519PublicKey,
+    session: &OlmSession,
+) -> Result<(), MachineError> {
+    let mut known = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&sender_key))?;
+    known.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
+    for (key, _) in known.iter().skip(MAX_SESSIONS - 1) {
+        txn.delete::<OlmSessionRecord>(key);
+    }
+    let key = OlmSessionKey { sender_key, session_id: session.session_id() };
+    let record = OlmSessionRecord {
+        pickle: session.to_record(),
+        created_at: txn.cx.now,
+        last_received_at: txn.cx.now,
+    };
+    txn.put(&key, &record);
+    txn.require_full();
+    Ok(())
+}
+
+/// Wants a one-time key of the device claimed, unless that is under way or put off.
+pub(crate) fn want_claim(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
+    let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    if !txn.contains::<ClaimRecord>(&key)? {
+        txn.put(&key, &ClaimRecord { failures: 0, retry_at: txn.cx.now, unwedge: false });
+    }
+    Ok(())
+}
+
+/// A message of this device could not be decrypted: replaces the session, once an hour at most, by
+/// claiming a new key and sending `m.dummy` through the new session.
+pub(crate) fn unwedge(
+    txn: &mut Txn<'_, '_>,
+    user_id: &UserId,
+    sender_key: &Curve25519PublicKey,
+) -> Result<(), MachineError> {
+    use crate::devices::DeviceLookup as _;
+    let name = NameKey { name: format!("unwedge/{}", sender_key.to_base64()) };
+    let now = txn.cx.now;
+    if txn.load::<BackoffRecord>(&name)?.is_some_and(|limit| now < limit.retry_at) {
+        return Ok(());
+    }
+    for device_id in txn.ids_by_key(user_id, sender_key)? {
+        if let Some(device) = txn.device(user_id, &device_id)? {
+            let key = DeviceKey { user_id: device.user_id, device_id: device.device_id };
+            let claim = txn.load::<ClaimRecord>(&key)?.unwrap_or(ClaimRecord {
+                failures: 0,
+                retry_at: now,
+                unwedge: false,
+            });
+            txn.put(&key, &ClaimRecord { unwedge: true, ..claim });
+            let retry_at = now.saturating_add(UNWEDGE_INTERVAL);
+            txn.put(&name, &BackoffRecord { failures: 0, retry_at });
+        }
+    }
+    Ok(())
+}
+
+/// Takes the answer of `/keys/claim` for `devices`.
+pub(crate) fn handle_claim(
+    txn: &mut Txn<'_, '_>,
+    devices: &[(OwnedUserId, OwnedDeviceId)],
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    let body = answer.success().and_then(|body| serde_json::from_slice::<KeysClaimBody>(body).ok());
+    let keys: BTreeMap<String, RawMap> = body
+        .unwrap_or_default()
+        .one_time_keys
+        .iter()
+        .filter_map(|(user, raw)| Some((user.clone(), crate::wire::parse_section(raw)?)))
+        .collect();
+    let mut dummies = Vec::new();
+    for (user_id, device_id) in devices {
+        let key = DeviceKey { user_id: user_id.clone(), device_id: device_id.clone() };
+        let Some(claim) = txn.load::<ClaimRecord>(&key)? else { continue };
+        let Some(DeviceRecord { device, .. }) = txn.load(&key)? else {
+            txn.delete::<ClaimRecord>(&key);
+            continue;
+        };
+        let claimed = keys.get(user_id.as_str()).and_then(|devices| devices.get(device_id.as_str()));
+        let session = match claimed.map(|raw| one_time_key(&device, raw)) {
+            Some(Ok(one_time_key)) => txn
+                .account()?
+                .1
+                .create_outbound_session(device.keys.curve25519, one_time_key)
+                .ok(),
+            Some(Err(Refused)) | None => None,
+        };
+        match session {
+            Some(session) => {
+                store_session(txn, device.keys.curve25519, &session)?;
+                txn.delete::<ClaimRecord>(&key);
+                if claim.unwedge {
+                    dummies.push(device);
+                }
+            }
+            None => {
+                if claimed.is_some() {
+                    txn.notice(Notice::OneTimeKeyRefused {
+                        user_id: user_id.clone(),
+                        device_id: device_id.clone(),
+                    })?;
+                }
+                let failures = claim.failures.saturating_add(1);
+                let retry_at = txn.cx.retry_at(failures + 2, answer.retry_after());
+                txn.put(&key, &ClaimRecord { failures, retry_at, ..claim });
+            }
+        }
+        txn.next_number(GENERATION)?;
+    }
+    if !dummies.is_empty() {
+        let own = OwnIdentity::new(txn)?;
+        let mut messages = crate::messages::Messages::default();
+        for device in &dummies {
+            if let Some(content) = encrypt(txn, &own, device, "m.dummy", "{}")? {
+                messages.add(device, content);
+            }
+        }
+        messages.enqueue(txn, "m.room.encrypted")?;
+    }
+    Ok(())
+}
+
+/// A claimed key that cannot be believed.
+struct Refused;
+
+/// The one-time key in one device's entry of a claim answer: signed by the very device (attack N20).
+fn one_time_key(
+    device: &Device,
+    raw: &serde_json::value::RawValue,
+) -> Result<Curve25519PublicKey, Refused> {
+    let entry: BTreeMap<String, Value> = crate::wire::parse(raw).ok_or(Refused)?;
+    let (_, object) =
+        entry.iter().find(|(id, _)| id.starts_with("signed_curve25519:")).ok_or(Refused)?;
+    let key_id = format!("ed25519:{}", device.device_id);
+    verify_json(&device.keys.ed25519, device.user_id.as_str(), &key_id, object)
+        .map_err(|_| Refused)?;
+    let key = object.get("key").and_then(Value::as_str).ok_or(Refused)?;
+    curve25519_from_base64(key).map_err(|_| Refused)
+}

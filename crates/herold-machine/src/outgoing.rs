@@ -1,0 +1,299 @@
+//! Which requests are due: a reading of committed state, and of nothing else.
+
+use std::collections::BTreeMap;
+
+use herold_crypto::Account;
+use herold_store::{
+    Snapshot, SnapshotExt, StoreError,
+    records::{
+        AccountRecord, BackoffRecord, ClaimRecord, KeyUploadRecord, LoginRecord, NameKey, Only,
+        OutboxRecord, OutdatedUserRecord, QueueRecord, QueueState, RoomKey, RoomRecord, SyncRecord,
+        TrackedUserRecord,
+    },
+};
+use herold_trust::Timestamp;
+use ruma::{EventId, OwnedDeviceId, OwnedUserId, RoomId};
+use serde_json::json;
+
+use crate::{
+    Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
+    account::{UPLOAD, upload_body},
+    queue::heads,
+    request::RequestKind,
+    rooms,
+    share::PATIENCE,
+    txn::Txn,
+    wire::Chunk,
+};
+
+/// The client-server API.
+const CLIENT: &str = "/_matrix/client/v3";
+/// As many users are asked for at once.
+const USERS_PER_QUERY: usize = 250;
+/// As many devices' keys are claimed at once.
+const DEVICES_PER_CLAIM: usize = 250;
+/// How long the homeserver may wait for others, in milliseconds.
+const FEDERATION_TIMEOUT: u64 = 10_000;
+/// A sync's HTTP exchange may take this much longer than the server was asked to wait.
+const SYNC_GRACE: u64 = 30_000;
+
+pub(crate) fn sync_request(
+    snapshot: &dyn Snapshot,
+    timeout_ms: u64,
+) -> Result<HttpRequest, MachineError> {
+    let token = snapshot.load::<SyncRecord>(&Only)?.unwrap_or_default().next_batch;
+    let filter = json!({
+        "presence": { "types": [] },
+        "room": {
+            "ephemeral": { "types": [] },
+            "state": { "lazy_load_members": false },
+            "timeline": { "limit": 50 },
+        },
+    });
+    let mut request = HttpRequest::new(Method::Get, CLIENT, &["sync"])
+        .query("filter", filter.to_string())
+        .query("timeout", if token.is_some() { timeout_ms } else { 0 }.to_string())
+        .timeout(timeout_ms.saturating_add(SYNC_GRACE));
+    if let Some(token) = token {
+        request = request.query("since", token);
+    }
+    Ok(request)
+}
+
+pub(crate) fn messages_request(
+    snapshot: &dyn Snapshot,
+    room_id: &RoomId,
+    limit: u32,
+) -> Result<Option<HttpRequest>, MachineError> {
+    let key = RoomKey { room_id: room_id.to_owned() };
+    let room: RoomRecord = snapshot.load(&key)?.ok_or(MachineError::UnknownRoom)?;
+    Ok(room.prev_batch.map(|token| {
+        HttpRequest::new(Method::Get, CLIENT, &["rooms", room_id.as_str(), "messages"])
+            .query("dir", "b")
+            .query("from", token)
+            .query("limit", limit.to_string())
+    }))
+}
+
+pub(crate) fn event_request(room_id: &RoomId, event_id: &EventId) -> HttpRequest {
+    let segments = ["rooms", room_id.as_str(), "event", event_id.as_str()];
+    HttpRequest::new(Method::Get, CLIENT, &segments)
+}
+
+pub(crate) fn requests(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+) -> Result<Vec<Outgoing>, MachineError> {
+    if snapshot.load::<LoginRecord>(&Only)?.is_some_and(|login| login.logged_out) {
+        return Ok(Vec::new());
+    }
+    let mut requests = Vec::new();
+    requests.extend(upload(snapshot, now)?);
+    queries(snapshot, now, &mut requests)?;
+    claims(snapshot, now, &mut requests)?;
+    requests.extend(to_device(snapshot, now)?);
+    sends(snapshot, now, &mut requests)?;
+    Ok(requests)
+}
+
+fn is_due(retry_at: Option<Timestamp>, now: Timestamp) -> bool {
+    retry_at.is_none_or(|at| at <= now)
+}
+
+fn upload(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
+    let Some(uploads) = snapshot.load::<KeyUploadRecord>(&Only)? else { return Ok(None) };
+    if uploads.device_keys_published && !uploads.unpublished_keys {
+        return Ok(None);
+    }
+    let limit: Option<BackoffRecord> = snapshot.load(&NameKey { name: UPLOAD.to_owned() })?;
+    if !is_due(limit.map(|limit| limit.retry_at), now) {
+        return Ok(None);
+    }
+    let record: AccountRecord = snapshot.load(&Only)?.ok_or(MachineError::NoAccount)?;
+    let account = Account::from_record(record.pickle.as_slice())
+        .map_err(|_| StoreError::Corrupt("the account".to_owned()))?;
+    let body = upload_body(&record, &account, &uploads)?;
+    Ok(Some(Outgoing {
+        id: RequestId(UPLOAD.to_owned()),
+        http: HttpRequest::new(Method::Post, CLIENT, &["keys", "upload"]).json(body),
+        kind: RequestKind::KeysUpload,
+    }))
+}
+
+/// One query a server, so that a dead one holds up its own users only.
+fn queries(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+    requests: &mut Vec<Outgoing>,
+) -> Result<(), MachineError> {
+    let mut servers: BTreeMap<String, BTreeMap<OwnedUserId, u64>> = BTreeMap::new();
+    for (key, _) in snapshot.list::<OutdatedUserRecord>(&[], usize::MAX)? {
+        let Some(tracked) = snapshot.load::<TrackedUserRecord>(&key)? else { continue };
+        let users = servers.entry(key.user_id.server_name().to_string()).or_default();
+        if is_due(tracked.retry_at, now) && users.len() < USERS_PER_QUERY {
+            users.insert(key.user_id, tracked.generation);
+        }
+    }
+    for (server, users) in servers {
+        if users.is_empty() {
+            continue;
+        }
+        let asked: BTreeMap<&str, [&str; 0]> =
+            users.keys().map(|user_id| (user_id.as_str(), [])).collect();
+        let body = json!({ "timeout": FEDERATION_TIMEOUT, "device_keys": asked });
+        requests.push(Outgoing {
+            id: RequestId(format!("keys/query/{server}")),
+            http: HttpRequest::new(Method::Post, CLIENT, &["keys", "query"])
+                .json(body.to_string()),
+            kind: RequestKind::KeysQuery { users },
+        });
+    }
+    Ok(())
+}
+
+/// One claim a server, likewise.
+fn claims(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+    requests: &mut Vec<Outgoing>,
+) -> Result<(), MachineError> {
+    let mut servers: BTreeMap<String, Vec<(OwnedUserId, OwnedDeviceId)>> = BTreeMap::new();
+    for (key, claim) in snapshot.list::<ClaimRecord>(&[], usize::MAX)? {
+        let devices = servers.entry(key.user_id.server_name().to_string()).or_default();
+        if claim.retry_at <= now && devices.len() < DEVICES_PER_CLAIM {
+            devices.push((key.user_id, key.device_id));
+        }
+    }
+    for (server, devices) in servers {
+        if devices.is_empty() {
+            continue;
+        }
+        let mut asked: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+        for (user_id, device_id) in &devices {
+            asked
+                .entry(user_id.as_str())
+                .or_default()
+                .insert(device_id.as_str(), "signed_curve25519");
+        }
+        let body = json!({ "timeout": FEDERATION_TIMEOUT, "one_time_keys": asked });
+        requests.push(Outgoing {
+            id: RequestId(format!("keys/claim/{server}")),
+            http: HttpRequest::new(Method::Post, CLIENT, &["keys", "claim"])
+                .json(body.to_string()),
+            kind: RequestKind::KeysClaim { devices },
+        });
+    }
+    Ok(())
+}
+
+/// The first request of the outbox: they go out one after the other.
+fn to_device(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
+    let first = snapshot.list::<OutboxRecord>(&[], 1)?.into_iter().next();
+    let Some((key, row)) = first.filter(|(_, row)| is_due(row.retry_at, now)) else {
+        return Ok(None);
+    };
+    let segments = ["sendToDevice", &row.event_type, row.txn_id.as_str()];
+    Ok(Some(Outgoing {
+        id: RequestId("sendToDevice".to_owned()),
+        http: HttpRequest::new(Method::Put, CLIENT, &segments).json(row.body),
+        kind: RequestKind::ToDevice { sequence: key.sequence },
+    }))
+}
+
+/// For each room's first queued event: the event if it is ready, or the member list it waits for.
+fn sends(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+    requests: &mut Vec<Outgoing>,
+) -> Result<(), MachineError> {
+    for (key, row) in heads(snapshot.list::<QueueRecord>(&[], usize::MAX)?) {
+        let room_id = row.room_id.clone();
+        match row.state {
+            QueueState::Ready { event_type, content } if is_due(row.retry_at, now) => {
+                let segments =
+                    ["rooms", room_id.as_str(), "send", &event_type, row.txn_id.as_str()];
+                requests.push(Outgoing {
+                    id: RequestId(format!("send/{}", key.sequence)),
+                    http: HttpRequest::new(Method::Put, CLIENT, &segments).json(content),
+                    kind: RequestKind::Send { sequence: key.sequence },
+                });
+            }
+            QueueState::Queued => {
+                let room: Option<RoomRecord> =
+                    snapshot.load(&RoomKey { room_id: room_id.clone() })?;
+                let name = members_name(&room_id);
+                let limit: Option<BackoffRecord> =
+                    snapshot.load(&NameKey { name: name.clone() })?;
+                if room.is_some_and(|room| room.encryption.is_some() && !room.members_complete)
+                    && is_due(limit.map(|limit| limit.retry_at), now)
+                {
+                    let segments = ["rooms", room_id.as_str(), "members"];
+                    requests.push(Outgoing {
+                        id: RequestId(name),
+                        http: HttpRequest::new(Method::Get, CLIENT, &segments),
+                        kind: RequestKind::Members { room_id },
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn members_name(room_id: &RoomId) -> String {
+    format!("members/{room_id}")
+}
+
+/// Takes the answer of `GET /rooms/{}/members`.
+pub(crate) fn handle_members(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    let key = NameKey { name: members_name(room_id) };
+    match answer.success().and_then(|body| serde_json::from_slice::<Chunk>(body).ok()) {
+        Some(members) => {
+            txn.delete::<BackoffRecord>(&key);
+            rooms::handle_members(txn, room_id, &members.chunk)
+        }
+        None => {
+            let failures = txn.load::<BackoffRecord>(&key)?.unwrap_or_default().failures + 1;
+            let retry_at = txn.cx.retry_at(failures, answer.retry_after());
+            txn.put(&key, &BackoffRecord { failures, retry_at });
+            Ok(())
+        }
+    }
+}
+
+pub(crate) fn next_timeout(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, MachineError> {
+    let mut times: Vec<Timestamp> = Vec::new();
+    for (key, _) in snapshot.list::<OutdatedUserRecord>(&[], usize::MAX)? {
+        times.extend(
+            snapshot.load::<TrackedUserRecord>(&key)?.and_then(|tracked| tracked.retry_at),
+        );
+    }
+    times.extend(
+        snapshot
+            .list::<ClaimRecord>(&[], usize::MAX)?
+            .into_iter()
+            .map(|(_, claim)| claim.retry_at),
+    );
+    times.extend(
+        snapshot.list::<OutboxRecord>(&[], 1)?.into_iter().filter_map(|(_, row)| row.retry_at),
+    );
+    for (_, row) in heads(snapshot.list::<QueueRecord>(&[], usize::MAX)?) {
+        times.extend(row.retry_at);
+        times.extend(row.waiting_since.map(|since| since.saturating_add(PATIENCE)));
+    }
+    times.extend(
+        snapshot
+            .list::<BackoffRecord>(&[], usize::MAX)?
+            .into_iter()
+            .map(|(_, limit)| limit.retry_at),
+    );
+    Ok(times.into_iter().filter(|at| *at > now).min())
+}

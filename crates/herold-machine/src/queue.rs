@@ -1,0 +1,305 @@
+//! The send queue: room events that go out in their order, each once, whatever happens.
+//!
+//! An item is stored before anything else is done with it. It is encrypted once; from then on it goes
+//! out with the same transaction id and the same bytes until the server has accepted it.
+
+use std::collections::BTreeSet;
+
+use herold_store::records::{
+    Membership, OutboxRecord, QueueRecord, QueueState, RoomKey, RoomRecord, SequenceKey, ShareKey,
+    ShareRecord, ShareState,
+};
+use herold_trust::Policy;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId};
+use serde_json::Value;
+
+use crate::{
+    Answer, AppEvent, MachineError, Notice,
+    machine::Hot,
+    messages::new_txn_id,
+    share::{self, Readiness},
+    txn::Txn,
+};
+
+/// A to-device request the server finds too large is cut in two down to single messages.
+const TOO_LARGE: u16 = 413;
+
+/// Queues an event. The same transaction id again names the same item.
+pub(crate) fn enqueue(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    event_type: &str,
+    content: &Value,
+    txn_id: Option<OwnedTransactionId>,
+) -> Result<OwnedTransactionId, MachineError> {
+    let room: RoomRecord =
+        txn.load(&RoomKey { room_id: room_id.to_owned() })?.ok_or(MachineError::UnknownRoom)?;
+    if room.membership != Membership::Join {
+        return Err(MachineError::NotJoined);
+    }
+    if !content.is_object() {
+        return Err(MachineError::Malformed("an event's content must be an object"));
+    }
+    if event_type.is_empty() || event_type.len() > 255 || event_type == "m.room.encrypted" {
+        return Err(MachineError::Malformed("not an event type that can be sent"));
+    }
+    if room.encryption.as_ref().is_some_and(|settings| settings.algorithm != herold_trust::MEGOLM) {
+        return Err(MachineError::UnsupportedAlgorithm);
+    }
+    let txn_id = match txn_id {
+        Some(txn_id) => {
+            let known = txn.list::<QueueRecord>(&[])?;
+            if known.iter().any(|(_, row)| row.txn_id == txn_id && row.room_id == room_id) {
+                return Ok(txn_id);
+            }
+            txn_id
+        }
+        None => new_txn_id(txn),
+    };
+    let sequence = txn.next_number("queue")?;
+    txn.put(
+        &SequenceKey { sequence },
+        &QueueRecord {
+            room_id: room_id.to_owned(),
+            txn_id: txn_id.clone(),
+            event_type: event_type.to_owned(),
+            content: content.to_string(),
+            state: QueueState::Queued,
+            queued_at: txn.cx.now,
+            waiting_since: None,
+            failures: 0,
+            retry_at: None,
+        },
+    );
+    Ok(txn_id)
+}
+
+/// Each room's first item that is not marked as failed.
+pub(crate) fn heads(rows: Vec<(SequenceKey, QueueRecord)>) -> Vec<(SequenceKey, QueueRecord)> {
+    let mut rooms: BTreeSet<OwnedRoomId> = BTreeSet::new();
+    rows.into_iter()
+        .filter(|(_, row)| !matches!(row.state, QueueState::Failed { .. }))
+        .filter(|(_, row)| rooms.insert(row.room_id.clone()))
+        .collect()
+}
+
+/// Moves each room's first item on as far as it goes without an answer from outside.
+pub(crate) fn advance(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+) -> Result<(), MachineError> {
+    for (key, mut row) in heads(txn.list::<QueueRecord>(&[])?) {
+        if row.state != QueueState::Queued {
+            continue;
+        }
+        let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: row.room_id.clone() })?;
+        let Some(room) = room.filter(|room| {
+            room.membership == Membership::Join
+        }) else {
+            fail(txn, &key, row, "NOT_JOINED")?;
+            continue;
+        };
+        let now = txn.cx.now;
+        let waited =
+            row.waiting_since.map(|since| now.saturating_since(since)).unwrap_or_default();
+        let room_id = row.room_id.clone();
+        match share::prepare(txn, hot, policy, &room_id, &room, waited)? {
+            Readiness::Ready => {
+                row.state = if room.encryption.is_some() {
+                    let content =
+                        share::encrypt(txn, hot, &room_id, &row.event_type, &row.content)?;
+                    QueueState::Ready { event_type: "m.room.encrypted".to_owned(), content }
+                } else {
+                    QueueState::Ready {
+                        event_type: row.event_type.clone(),
+                        content: row.content.clone(),
+                    }
+                };
+                row.waiting_since = None;
+                txn.put(&key, &row);
+            }
+            Readiness::Waiting => {
+                if row.waiting_since.is_none() {
+                    row.waiting_since = Some(now);
+                    txn.put(&key, &row);
+                }
+            }
+            Readiness::Impossible(reason) => fail(txn, &key, row, reason)?,
+        }
+    }
+    Ok(())
+}
+
+fn fail(
+    txn: &mut Txn<'_, '_>,
+    key: &SequenceKey,
+    mut row: QueueRecord,
+    errcode: &str,
+) -> Result<(), MachineError> {
+    row.state = QueueState::Failed { errcode: errcode.to_owned() };
+    txn.put(key, &row);
+    txn.emit(AppEvent::SendFailed {
+        room_id: row.room_id,
+        txn_id: row.txn_id,
+        errcode: errcode.to_owned(),
+    })?;
+    Ok(())
+}
+
+/// Takes the answer of `PUT /rooms/{}/send/...`.
+pub(crate) fn handle_sent(
+    txn: &mut Txn<'_, '_>,
+    sequence: u64,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    #[derive(serde::Deserialize)]
+    struct Sent {
+        event_id: OwnedEventId,
+    }
+    let key = SequenceKey { sequence };
+    let Some(mut row) = txn.load::<QueueRecord>(&key)? else { return Ok(()) };
+    if let Some(sent) =
+        answer.success().and_then(|body| serde_json::from_slice::<Sent>(body).ok())
+    {
+        txn.delete::<QueueRecord>(&key);
+        txn.emit(AppEvent::Sent {
+            room_id: row.room_id,
+            txn_id: row.txn_id,
+            event_id: sent.event_id,
+        })?;
+        return Ok(());
+    }
+    if answer.is_transient() {
+        row.failures = row.failures.saturating_add(1);
+        row.retry_at = Some(txn.cx.retry_at(row.failures, answer.retry_after()));
+        txn.put(&key, &row);
+        return Ok(());
+    }
+    fail(txn, &key, row, &answer.errcode())
+}
+
+/// Takes the answer of `PUT /sendToDevice/...`.
+pub(crate) fn handle_to_device_sent(
+    txn: &mut Txn<'_, '_>,
+    sequence: u64,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    let key = SequenceKey { sequence };
+    let Some(mut row) = txn.load::<OutboxRecord>(&key)? else { return Ok(()) };
+    if answer.success().is_some() {
+        txn.delete::<OutboxRecord>(&key);
+        return Ok(());
+    }
+    let too_large = matches!(answer, Answer::Response { status: TOO_LARGE, .. })
+        || answer.errcode() == "M_TOO_LARGE";
+    if too_large && split(txn, &row)? {
+        txn.delete::<OutboxRecord>(&key);
+        return Ok(());
+    }
+    if answer.is_transient() {
+        row.failures = row.failures.saturating_add(1);
+        row.retry_at = Some(txn.cx.retry_at(row.failures, answer.retry_after()));
+        txn.put(&key, &row);
+        return Ok(());
+    }
+    for share in &row.shares {
+        let share_key = ShareKey {
+            session_id: share.session_id.clone(),
+            user_id: share.user_id.clone(),
+            device_id: share.device_id.clone(),
+        };
+        if let Some(mut record) = txn.load::<ShareRecord>(&share_key)? {
+            record.state = ShareState::Failed;
+            txn.put(&share_key, &record);
+        }
+    }
+    txn.delete::<OutboxRecord>(&key);
+    txn.notice(Notice::ToDeviceRefused { errcode: answer.errcode() })?;
+    Ok(())
+}
+
+/// Cuts a request in two; `false` if it holds a single message.
+fn split(txn: &mut Txn<'_, '_>, row: &OutboxRecord) -> Result<bool, MachineError> {
+    let mut body: Value = serde_json::from_str(&row.body)
+        .map_err(|_| herold_store::StoreError::Corrupt("an outbox row".to_owned()))?;
+    let mut places: Vec<(String, String, Value)> = Vec::new();
+    if let Some(users) = body.get_mut("messages").and_then(Value::as_object_mut) {
+        for (user, devices) in users.iter_mut() {
+            if let Some(devices) = devices.as_object_mut() {
+                for (device, content) in devices.iter_mut() {
+                    places.push((user.clone(), device.clone(), content.take()));
+                }
+            }
+        }
+    }
+    if places.len() < 2 {
+        return Ok(false);
+    }
+    for half in places.chunks(places.len().div_ceil(2)) {
+        let mut messages = serde_json::Map::new();
+        for (user, device, content) in half {
+            let devices = messages
+                .entry(user.clone())
+                .or_insert_with(|| Value::Object(serde_json::Map::new()));
+            if let Some(devices) = devices.as_object_mut() {
+                devices.insert(device.clone(), content.clone());
+            }
+        }
+        let shares = row
+            .shares
+            .iter()
+            .filter(|share| {
+                half.iter().any(|(user, device, _)| {
+                    share.user_id.as_str() == user && share.device_id.as_str() == device
+                })
+            })
+            .cloned()
+            .collect();
+        let txn_id = new_txn_id(txn);
+        let sequence = txn.next_number("outbox")?;
+        txn.put(
+            &SequenceKey { sequence },
+            &OutboxRecord {
+                event_type: row.event_type.clone(),
+                txn_id,
+                body: serde_json::json!({ "messages": messages }).to_string(),
+                shares,
+                failures: 0,
+                retry_at: None,
+            },
+        );
+    }
+    Ok(true)
+}
+
+/// Removes a queued event that has not been sent. An encrypted one may already be on its way.
+pub(crate) fn cancel(
+    txn: &mut Txn<'_, '_>,
+    txn_id: &ruma::TransactionId,
+) -> Result<bool, MachineError> {
+    let row = txn.list::<QueueRecord>(&[])?.into_iter().find(|(_, row)| row.txn_id == txn_id);
+    let Some((key, row)) = row else { return Ok(false) };
+    if matches!(row.state, QueueState::Ready { .. }) {
+        return Ok(false);
+    }
+    txn.delete::<QueueRecord>(&key);
+    Ok(true)
+}
+
+/// Tries an event again that was refused.
+pub(crate) fn retry(
+    txn: &mut Txn<'_, '_>,
+    txn_id: &ruma::TransactionId,
+) -> Result<bool, MachineError> {
+    let row = txn.list::<QueueRecord>(&[])?.into_iter().find(|(_, row)| row.txn_id == txn_id);
+    let Some((key, mut row)) = row else { return Ok(false) };
+    if !matches!(row.state, QueueState::Failed { .. }) {
+        return Ok(false);
+    }
+    row.state = QueueState::Queued;
+    row.failures = 0;
+    row.retry_at = None;
+    txn.put(&key, &row);
+    Ok(true)
+}

@@ -1,0 +1,257 @@
+//! [`Outgoing`] requests and [`Answer`]s: HTTP as data.
+
+use std::collections::BTreeMap;
+
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+
+/// An HTTP method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `GET`
+    Get,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `DELETE`
+    Delete,
+}
+
+impl Method {
+    /// The method's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// A request's body.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Body {
+    /// None.
+    Empty,
+    /// JSON text.
+    Json(String),
+    /// Bytes of another type.
+    Bytes {
+        /// The media type.
+        content_type: String,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+}
+
+/// An HTTP request to the homeserver, as data.
+///
+/// `Debug` shows the method and the path only: bodies may hold secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// The method.
+    pub method: Method,
+    /// The path, percent-encoded, beginning with `/_matrix`. Never holds a secret.
+    pub path: String,
+    /// The query, not yet encoded. Never holds a secret.
+    pub query: Vec<(String, String)>,
+    /// The body.
+    pub body: Body,
+    /// The access token goes with it.
+    pub authenticated: bool,
+    /// How long the whole exchange may take, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl HttpRequest {
+    /// A request with the access token, no body and a time limit of 30 seconds. Each of `segments` is
+    /// percent-encoded and put behind `prefix`.
+    #[must_use]
+    pub fn new(method: Method, prefix: &str, segments: &[&str]) -> Self {
+        let mut path = prefix.to_owned();
+        for segment in segments {
+            path.push('/');
+            path.push_str(&percent_encode(segment));
+        }
+        Self {
+            method,
+            path,
+            query: Vec::new(),
+            body: Body::Empty,
+            authenticated: true,
+            timeout_ms: 30_000,
+        }
+    }
+
+    /// With a JSON body.
+    #[must_use]
+    pub fn json(mut self, body: String) -> Self {
+        self.body = Body::Json(body);
+        self
+    }
+
+    /// With a query parameter.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// With another time limit.
+    #[must_use]
+    pub fn timeout(mut self, milliseconds: u64) -> Self {
+        self.timeout_ms = milliseconds;
+        self
+    }
+}
+
+impl std::fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method.as_str(), self.path)
+    }
+}
+
+/// Percent-encodes everything but the unreserved characters of RFC 3986.
+#[must_use]
+pub fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // A segment of dots alone would be taken for a step up or nothing.
+    match out.as_str() {
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        _ => out,
+    }
+}
+
+/// Names a request: while one with this name is under way, no other with it is issued.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) String);
+
+impl RequestId {
+    /// The name. Not secret.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A request the machine wants made. The answer, or the failure, goes to
+/// [`crate::Machine::handle_answer`].
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its name.
+    pub id: RequestId,
+    /// What to send.
+    pub http: HttpRequest,
+    pub(crate) kind: RequestKind,
+}
+
+impl Outgoing {
+    /// What kind of request it is, for logs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            RequestKind::KeysUpload => "keys_upload",
+            RequestKind::KeysQuery { .. } => "keys_query",
+            RequestKind::KeysClaim { .. } => "keys_claim",
+            RequestKind::ToDevice { .. } => "send_to_device",
+            RequestKind::Members { .. } => "members",
+            RequestKind::Send { .. } => "send",
+        }
+    }
+}
+
+/// What an answer is needed for.
+#[derive(Clone, Debug)]
+pub(crate) enum RequestKind {
+    KeysUpload,
+    /// The users asked for, with the generation of their lists when the request was made.
+    KeysQuery {
+        users: BTreeMap<OwnedUserId, u64>,
+    },
+    KeysClaim {
+        devices: Vec<(OwnedUserId, OwnedDeviceId)>,
+    },
+    ToDevice {
+        sequence: u64,
+    },
+    Members {
+        room_id: OwnedRoomId,
+    },
+    Send {
+        sequence: u64,
+    },
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// The server answered.
+    Response {
+        /// The HTTP status.
+        status: u16,
+        /// What `Retry-After` or `retry_after_ms` asked for, in milliseconds.
+        retry_after_ms: Option<u64>,
+        /// The body.
+        body: &'a [u8],
+    },
+    /// There was no answer. The server may or may not have acted.
+    Failed,
+}
+
+impl Answer<'_> {
+    /// The body of a success.
+    pub(crate) fn success(&self) -> Option<&[u8]> {
+        match self {
+            Self::Response { status, body, .. } if (200..300).contains(status) => Some(body),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again can help: no answer, too many requests, a fault of the server, or a token
+    /// that may yet be renewed.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Failed => true,
+            Self::Response { status, .. } => {
+                matches!(status, 401 | 408 | 425 | 429) || *status >= 500 || *status < 300
+            }
+        }
+    }
+
+    /// How long the server asked to wait, in milliseconds.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Response { retry_after_ms, body, .. } => retry_after_ms.or_else(|| {
+                #[derive(serde::Deserialize)]
+                struct Limited {
+                    retry_after_ms: Option<u64>,
+                }
+                serde_json::from_slice::<Limited>(body).ok()?.retry_after_ms
+            }),
+            Self::Failed => None,
+        }
+    }
+
+    /// The Matrix error code, or `HTTP_<status>` if the body names none.
+    pub(crate) fn errcode(&self) -> String {
+        #[derive(serde::Deserialize)]
+        struct MatrixError {
+            errcode: String,
+        }
+        match self {
+            Self::Failed => "NO_ANSWER".to_owned(),
+            Self::Response { status, body, .. } => serde_json::from_slice::<MatrixError>(body)
+                .map_or_else(|_| format!("HTTP_{status}"), |error| error.errcode),
+        }
+    }
+}

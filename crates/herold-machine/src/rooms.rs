@@ -1,0 +1,295 @@
+//! Rooms: the state that encryption needs. Membership, encryption, history visibility.
+//!
+//! Encryption once on stays on (attack N29); a member's going ends the session at once, so that the
+//! next message uses another one.
+
+use herold_store::records::{
+    HistoryVisibility, MemberKey, MemberRecord, Membership, OutboundCounterRecord,
+    OutboundSessionRecord, RoomKey, RoomRecord, ShareKey, ShareRecord, TimelineKey,
+};
+use herold_trust::{MEGOLM, Policy, parse_encryption};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    AppEvent, DropReason, MachineError, Notice, devices,
+    machine::Hot,
+    timeline::{self, Origin},
+    txn::Txn,
+    wire::{EventHead, Events, InviteSection, RoomSection, Timeline, parse, parse_section},
+};
+
+/// A room just heard of.
+fn new_room(membership: Membership) -> RoomRecord {
+    RoomRecord {
+        membership,
+        encryption: None,
+        history_visibility: HistoryVisibility::default(),
+        name: None,
+        members_complete: false,
+        member_generation: 0,
+        prev_batch: None,
+        next_order: TimelineKey::MIDDLE,
+        previous_order: TimelineKey::MIDDLE - 1,
+    }
+}
+
+/// Takes a room of the `join` or `leave` section. Answers how many events there were.
+pub(crate) fn handle_room(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    room_id: OwnedRoomId,
+    membership: Membership,
+    raw: &RawValue,
+) -> Result<usize, MachineError> {
+    let key = RoomKey { room_id: room_id.clone() };
+    let known = txn.load::<RoomRecord>(&key)?;
+    let mut room = known.clone().unwrap_or_else(|| new_room(membership));
+    let section: RoomSection = section_or_notice(txn, Some(&room_id), Some(raw))?;
+    let state: Events = section_or_notice(txn, Some(&room_id), section.state.as_deref())?;
+    let timeline: Timeline = section_or_notice(txn, Some(&room_id), section.timeline.as_deref())?;
+    if room.membership != membership {
+        if membership == Membership::Join {
+            room.members_complete = false;
+        } else {
+            discard_session(txn, &room_id)?;
+        }
+        room.membership = membership;
+        room.member_generation += 1;
+    }
+    let limited = timeline.limited.as_ref().and_then(Value::as_bool).unwrap_or(false);
+    let prev_batch = timeline.prev_batch.as_ref().and_then(Value::as_str);
+    if limited && known.as_ref().is_some_and(|room| room.next_order > TimelineKey::MIDDLE) {
+        // Somebody may have left and come back unseen.
+        discard_session(txn, &room_id)?;
+        room.members_complete = false;
+        timeline::start_over(txn, &room_id, &mut room)?;
+        room.prev_batch = prev_batch.map(str::to_owned);
+    } else if room.next_order == TimelineKey::MIDDLE {
+        room.prev_batch = prev_batch.map(str::to_owned);
+    }
+    for raw in &state.events {
+        handle_state(txn, policy, &room_id, &mut room, raw)?;
+    }
+    for raw in &timeline.events {
+        handle_state(txn, policy, &room_id, &mut room, raw)?;
+        timeline::ingest(txn, hot, &room_id, &mut room, raw, Origin::Live)?;
+    }
+    if known.as_ref() != Some(&room) {
+        txn.put(&key, &room);
+    }
+    Ok(timeline.events.len())
+}
+
+/// Takes a room of the `invite` section.
+pub(crate) fn handle_invite(
+    txn: &mut Txn<'_, '_>,
+    policy: &Policy,
+    room_id: OwnedRoomId,
+    raw: &RawValue,
+) -> Result<(), MachineError> {
+    let key = RoomKey { room_id: room_id.clone() };
+    let known = txn.load::<RoomRecord>(&key)?;
+    let mut room = known.clone().unwrap_or_else(|| new_room(Membership::Invite));
+    let section: InviteSection = section_or_notice(txn, Some(&room_id), Some(raw))?;
+    let state: Events = section_or_notice(txn, Some(&room_id), section.invite_state.as_deref())?;
+    room.membership = Membership::Invite;
+    room.members_complete = false;
+    for raw in &state.events {
+        handle_state(txn, policy, &room_id, &mut room, raw)?;
+    }
+    let own = txn.account()?.0.user_id.clone();
+    set_member(txn, &room_id, &mut room, &own, Membership::Invite, None)?;
+    if known.as_ref() != Some(&room) {
+        txn.put(&key, &room);
+    }
+    Ok(())
+}
+
+fn section_or_notice<T: serde::de::DeserializeOwned + Default>(
+    txn: &mut Txn<'_, '_>,
+    room_id: Option<&RoomId>,
+    raw: Option<&RawValue>,
+) -> Result<T, MachineError> {
+    match raw.map(parse_section) {
+        None => Ok(T::default()),
+        Some(Some(section)) => Ok(section),
+        Some(None) => {
+            let room_id = room_id.map(ToOwned::to_owned);
+            txn.notice(Notice::EventDropped { room_id, reason: DropReason::Malformed })?;
+            Ok(T::default())
+        }
+    }
+}
+
+/// Takes an event if it is state that encryption needs. What is malformed changes nothing: if it stands
+/// in the timeline its notice comes from there.
+fn handle_state(
+    txn: &mut Txn<'_, '_>,
+    policy: &Policy,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+    raw: &RawValue,
+) -> Result<(), MachineError> {
+    let Some(event) = parse::<EventHead>(raw) else { return Ok(()) };
+    let (Some(state_key), Some(content)) = (&event.state_key, &event.content) else {
+        return Ok(());
+    };
+    let Some(content) = parse::<Value>(content) else { return Ok(()) };
+    match event.event_type.as_str() {
+        "m.room.member" => {
+            let Ok(user_id) = OwnedUserId::try_from(state_key.as_str()) else { return Ok(()) };
+            let membership = content
+                .get("membership")
+                .and_then(|value| serde_json::from_value::<Membership>(value.clone()).ok());
+            let Some(membership) = membership else { return Ok(()) };
+            let name = content.get("displayname").and_then(Value::as_str).map(str::to_owned);
+            set_member(txn, room_id, room, &user_id, membership, name)
+        }
+        "m.room.encryption" if state_key.is_empty() => {
+            set_encryption(txn, policy, room_id, room, &content)
+        }
+        "m.room.history_visibility" if state_key.is_empty() => {
+            let visibility = content
+                .get("history_visibility")
+                .and_then(|value| serde_json::from_value(value.clone()).ok())
+                .unwrap_or_default();
+            if room.history_visibility != visibility {
+                room.history_visibility = visibility;
+                room.member_generation += 1;
+                discard_session(txn, room_id)?;
+            }
+            Ok(())
+        }
+        "m.room.name" if state_key.is_empty() => {
+            room.name = content
+                .get("name")
+                .and_then(Value::as_str)
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn set_encryption(
+    txn: &mut Txn<'_, '_>,
+    policy: &Policy,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+    content: &Value,
+) -> Result<(), MachineError> {
+    let settings = parse_encryption(content, policy);
+    match &room.encryption {
+        Some(known) if *known == settings => return Ok(()),
+        // The algorithm never changes for the worse, whatever the state says.
+        Some(known) if known.algorithm == MEGOLM && settings.algorithm != MEGOLM => {
+            return Ok(txn
+                .notice(Notice::EncryptionChangeRefused { room_id: room_id.to_owned() })?);
+        }
+        _ => {}
+    }
+    room.encryption = Some(settings);
+    for (key, member) in txn.list::<MemberRecord>(&MemberKey::of(room_id))? {
+        if matches!(member.membership, Membership::Join | Membership::Invite) {
+            devices::track(txn, &key.user_id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a member in this state is in the room, or about to be.
+fn is_inside(membership: Membership) -> bool {
+    matches!(membership, Membership::Join | Membership::Invite)
+}
+
+/// Sets a member's membership.
+pub(crate) fn set_member(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+    user_id: &UserId,
+    membership: Membership,
+    display_name: Option<String>,
+) -> Result<(), MachineError> {
+    let key = MemberKey { room_id: room_id.to_owned(), user_id: user_id.to_owned() };
+    let known = txn.load::<MemberRecord>(&key)?;
+    let record = MemberRecord { membership, display_name };
+    if known.as_ref() == Some(&record) {
+        return Ok(());
+    }
+    txn.put(&key, &record);
+    let before = known.map(|record| record.membership);
+    if before == Some(membership) {
+        return Ok(()); // a change of profile is none of the session's business
+    }
+    room.member_generation += 1;
+    if before.is_some_and(is_inside) && !is_inside(membership) {
+        discard_session(txn, room_id)?;
+    }
+    if is_inside(membership) && room.encryption.is_some() {
+        devices::track(txn, user_id)?;
+    }
+    txn.emit(AppEvent::Membership {
+        room_id: room_id.to_owned(),
+        user_id: user_id.to_owned(),
+        membership,
+    })?;
+    Ok(())
+}
+
+/// Ends the outbound session: the next message makes another.
+pub(crate) fn discard_session(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+) -> Result<(), MachineError> {
+    let key = RoomKey { room_id: room_id.to_owned() };
+    if let Some(session) = txn.load::<OutboundSessionRecord>(&key)? {
+        for (share, _) in txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))? {
+            txn.delete::<ShareRecord>(&share);
+        }
+        txn.delete::<OutboundSessionRecord>(&key);
+        txn.delete::<OutboundCounterRecord>(&key);
+    }
+    Ok(())
+}
+
+/// Takes the complete member list.
+pub(crate) fn handle_members(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    events: &[Box<RawValue>],
+) -> Result<(), MachineError> {
+    let key = RoomKey { room_id: room_id.to_owned() };
+    let Some(mut room) = txn.load::<RoomRecord>(&key)? else { return Ok(()) };
+    let mut listed = std::collections::BTreeSet::new();
+    for raw in events {
+        let member = parse::<EventHead>(raw).and_then(|event| {
+            let user_id = OwnedUserId::try_from(event.state_key?.as_str()).ok()?;
+            let content = parse::<Value>(event.content.as_deref()?)?;
+            let membership =
+                serde_json::from_value::<Membership>(content.get("membership")?.clone()).ok()?;
+            let name = content.get("displayname").and_then(Value::as_str).map(str::to_owned);
+            (event.event_type == "m.room.member").then_some((user_id, membership, name))
+        });
+        let Some((user_id, membership, name)) = member else {
+            txn.notice(Notice::EventDropped {
+                room_id: Some(room_id.to_owned()),
+                reason: DropReason::Malformed,
+            })?;
+            continue;
+        };
+        set_member(txn, room_id, &mut room, &user_id, membership, name)?;
+        listed.insert(user_id);
+    }
+    for (member, record) in txn.list::<MemberRecord>(&MemberKey::of(room_id))? {
+        if !listed.contains(&member.user_id) && is_inside(record.membership) {
+            set_member(txn, room_id, &mut room, &member.user_id, Membership::Leave, None)?;
+        }
+    }
+    room.members_complete = true;
+    txn.put(&key, &room);
+    Ok(())
+}

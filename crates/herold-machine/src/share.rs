@@ -1,0 +1,488 @@
+//! Sharing a room key: whom with, from which index on, and when a new one is made.
+//!
+//! What a message costs: if nothing about the room's members and devices has changed since the
+//! recipients were last looked at, one comparison of two numbers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use herold_crypto::{InboundGroupSession, OutboundGroupSession, SecretString};
+use herold_store::{
+    StoreError,
+    records::{
+        BlockedRecord, ClaimRecord, DeviceKey, DeviceRecord, HistoryVisibility, IdentityRecord,
+        InboundSessionRecord, MemberKey, MemberRecord, Membership, OutboundCounterRecord,
+        OutboundSessionRecord, OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord,
+        RoomSessionKey, SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
+        TrackedUserRecord, UserKey,
+    },
+};
+use herold_trust::{
+    Device, KeySource, MEGOLM, Policy, Timestamp, WithheldCode, is_expired, may_receive,
+};
+use ruma::{OwnedDeviceId, OwnedUserId, RoomId};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::{
+    MachineError,
+    devices::{self, GENERATION},
+    machine::Hot,
+    messages::Messages,
+    olm::{self, OwnIdentity},
+    rooms,
+    txn::Txn,
+};
+
+/// As many message indices are reserved ahead in the store, so that one fully synchronous commit
+/// serves as many messages.
+const RESERVE: u32 = 64;
+/// A message waits this long at most for keys to be claimed, and for servers that do not answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Whether the room's next message can be encrypted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// The key has gone to everybody who can be reached.
+    Ready,
+    /// Not yet: requests are due or under way.
+    Waiting,
+    /// Never, for this reason.
+    Impossible(&'static str),
+}
+
+/// Brings the room's session up to date for its next message, which has waited for `waited`.
+pub(crate) fn prepare(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    room_id: &RoomId,
+    room: &RoomRecord,
+    waited: Duration,
+) -> Result<Readiness, MachineError> {
+    let Some(settings) = &room.encryption else { return Ok(Readiness::Ready) };
+    if settings.algorithm != MEGOLM {
+        return Ok(Readiness::Impossible("unsupported_algorithm"));
+    }
+    if !room.members_complete {
+        return Ok(Readiness::Waiting);
+    }
+    let key = RoomKey { room_id: room_id.to_owned() };
+    let now = txn.cx.now;
+    let mut session = txn.load::<OutboundSessionRecord>(&key)?;
+    if let Some(known) = &session {
+        let messages =
+            txn.load::<OutboundCounterRecord>(&key)?.map_or(0, |counter| counter.messages);
+        if is_expired(settings, known.created_at, now, messages)
+            || known.settings.algorithm != settings.algorithm
+        {
+            rooms::discard_session(txn, room_id)?;
+            session = None;
+        }
+    }
+    if let Some(known) = &session
+        && known.device_generation == txn.current_number(GENERATION)?
+        && known.member_generation == room.member_generation
+        && known.retry_at.is_none_or(|at| now < at)
+    {
+        return delivered(txn, known);
+    }
+
+    let Some(recipients) = recipients(txn, policy, room_id, room, waited)? else {
+        return Ok(Readiness::Waiting);
+    };
+    if let Some(known) = &session
+        && shared_with_others(txn, known, &recipients.entitled)?
+    {
+        rooms::discard_session(txn, room_id)?;
+        session = None;
+    }
+    let mut session = match session {
+        Some(session) => session,
+        None => new_session(txn, hot, room_id, room)?,
+    };
+    let waiting = share(txn, hot, room_id, &mut session, &recipients, waited)?;
+    if !waiting {
+        session.device_generation = txn.current_number(GENERATION)?;
+        session.member_generation = room.member_generation;
+    }
+    txn.put(&key, &session);
+    if waiting { Ok(Readiness::Waiting) } else { delivered(txn, &session) }
+}
+
+/// Ready once no request with this session's key is left in the outbox.
+fn delivered(
+    txn: &Txn<'_, '_>,
+    session: &OutboundSessionRecord,
+) -> Result<Readiness, MachineError> {
+    let pending = txn
+        .list::<OutboxRecord>(&[])?
+        .iter()
+        .any(|(_, row)| row.shares.iter().any(|share| share.session_id == session.session_id));
+    Ok(if pending { Readiness::Waiting } else { Readiness::Ready })
+}
+
+/// The devices of a room's members, sorted by whether they may have the key.
+struct Recipients {
+    entitled: BTreeMap<(OwnedUserId, OwnedDeviceId), Device>,
+    withheld: Vec<(Device, WithheldCode)>,
+}
+
+/// The room's devices. `None` while a list is outdated that can be had.
+fn recipients(
+    txn: &mut Txn<'_, '_>,
+    policy: &Policy,
+    room_id: &RoomId,
+    room: &RoomRecord,
+    waited: Duration,
+) -> Result<Option<Recipients>, MachineError> {
+    let own = txn.account()?.0.clone();
+    let users: Vec<OwnedUserId> = txn
+        .list::<MemberRecord>(&MemberKey::of(room_id))?
+        .into_iter()
+        .filter(|(_, member)| match member.membership {
+            Membership::Join => true,
+            Membership::Invite => room.history_visibility != HistoryVisibility::Joined,
+            _ => false,
+        })
+        .map(|(key, _)| key.user_id)
+        .collect();
+    let mut stale = false;
+    for user_id in &users {
+        devices::track(txn, user_id)?;
+        let key = UserKey { user_id: user_id.clone() };
+        if txn.contains::<OutdatedUserRecord>(&key)? {
+            let failing =
+                txn.load::<TrackedUserRecord>(&key)?.is_some_and(|tracked| tracked.failures > 0);
+            // A server that does not answer holds nobody up for long; its users' known devices get
+            // the key, the others when it is back.
+            stale |= !(failing && waited >= PATIENCE);
+        }
+    }
+    if stale {
+        return Ok(None);
+    }
+    let mut recipients = Recipients { entitled: BTreeMap::new(), withheld: Vec::new() };
+    for user_id in users {
+        let identity = txn
+            .load::<IdentityRecord>(&UserKey { user_id: user_id.clone() })?
+            .map(|record| record.identity);
+        for (key, record) in txn.list::<DeviceRecord>(&DeviceKey::of(&user_id))? {
+            let device = record.device;
+            if device.device_id == own.device_id && user_id == own.user_id {
+                continue;
+            }
+            if device.keys.curve25519 == own.keys.curve25519 {
+                continue; // somebody has published our key as theirs (attack N18)
+            }
+            let blocked = txn.contains::<BlockedRecord>(&key)?;
+            match may_receive(policy, &device, blocked, identity.as_ref()) {
+                Ok(()) => {
+                    recipients
+                        .entitled
+                        .insert((user_id.clone(), device.device_id.clone()), device);
+                }
+                Err(code) => recipients.withheld.push((device, code)),
+            }
+        }
+    }
+    Ok(Some(recipients))
+}
+
+/// Whether the session has been given to a device that is no longer entitled.
+fn shared_with_others(
+    txn: &Txn<'_, '_>,
+    session: &OutboundSessionRecord,
+    entitled: &BTreeMap<(OwnedUserId, OwnedDeviceId), Device>,
+) -> Result<bool, MachineError> {
+    Ok(txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))?.into_iter().any(
+        |(key, share)| {
+            share.state == ShareState::Shared
+                && entitled
+                    .get(&(key.user_id, key.device_id))
+                    .is_none_or(|device| device.keys.curve25519 != share.curve25519)
+        },
+    ))
+}
+
+/// Makes the room's next session, with its first indices reserved, and our own copy to read by.
+fn new_session(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    room_id: &RoomId,
+    room: &RoomRecord,
+) -> Result<OutboundSessionRecord, MachineError> {
+    let crypto = |error: herold_crypto::MegolmError| MachineError::Crypto(error.to_string());
+    let live = OutboundGroupSession::new();
+    let session_id = live.session_id();
+    let own = txn.account()?.0.clone();
+    let inbound =
+        InboundGroupSession::from_session_key(live.session_key().as_str()).map_err(crypto)?;
+    let inbound_key =
+        RoomSessionKey { room_id: room_id.to_owned(), session_id: session_id.clone() };
+    txn.put(
+        &inbound_key,
+        &InboundSessionRecord {
+            pickle: inbound.to_record(),
+            sender_key: own.keys.curve25519,
+            sender_ed25519: Some(own.keys.ed25519),
+            sender: Some(own.user_id),
+            source: KeySource::Olm,
+            first_known_index: inbound.first_known_index(),
+            shared_history: false,
+            received_at: txn.cx.now,
+            backed_up: None,
+        },
+    );
+    txn.put(
+        &SessionKey { session_id: session_id.clone() },
+        &SessionRoomRecord { room_id: room_id.to_owned() },
+    );
+    let settings = room
+        .encryption
+        .clone()
+        .ok_or(MachineError::Malformed("a session for a room without encryption"))?;
+    let record = OutboundSessionRecord {
+        session_id: session_id.clone(),
+        pickle: live.to_record_ahead(RESERVE).map_err(crypto)?,
+        reserved_index: live.message_index().saturating_add(RESERVE),
+        initial: live.to_record(),
+        created_at: txn.cx.now,
+        settings,
+        device_generation: 0,
+        member_generation: 0,
+        retry_at: None,
+    };
+    let key = RoomKey { room_id: room_id.to_owned() };
+    txn.put(&key, &record);
+    txn.put(&key, &OutboundCounterRecord { session_id, messages: 0 });
+    txn.require_full();
+    hot.set_outbound(room_id, live);
+    Ok(record)
+}
+
+/// Gives the session to every entitled device that does not have it. Answers whether the message should
+/// wait for claims still under way.
+fn share(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    room_id: &RoomId,
+    session: &mut OutboundSessionRecord,
+    recipients: &Recipients,
+    waited: Duration,
+) -> Result<bool, MachineError> {
+    let known: BTreeMap<_, _> = txn
+        .list::<ShareRecord>(&ShareKey::of(&session.session_id))?
+        .into_iter()
+        .map(|(key, share)| ((key.user_id, key.device_id), share))
+        .collect();
+    let live_index = hot.outbound(room_id, session)?.message_index();
+    let mut keys = SessionKeys::new(room_id, session);
+    let mut own: Option<OwnIdentity> = None;
+    let mut messages = Messages::default();
+    let mut refusals = Messages::default();
+    let mut waiting = false;
+    let mut retry_at: Option<Timestamp> = None;
+    for (place, device) in &recipients.entitled {
+        let before = known.get(place).filter(|share| share.curve25519 == device.keys.curve25519);
+        if before.is_some_and(|share| share.state == ShareState::Shared) {
+            continue;
+        }
+        let index = before.map_or(live_index, |share| share.index);
+        let share = |state| ShareRecord { curve25519: device.keys.curve25519, index, state };
+        let share_key = ShareKey {
+            session_id: session.session_id.clone(),
+            user_id: device.user_id.clone(),
+            device_id: device.device_id.clone(),
+        };
+        let own = match &mut own {
+            Some(own) => own,
+            none => none.insert(OwnIdentity::new(txn)?),
+        };
+        let content = keys.content_at(index)?;
+        match olm::encrypt(txn, own, device, "m.room_key", content)? {
+            Some(encrypted) => {
+                messages.add_share(
+                    device,
+                    encrypted,
+                    OutboxShare {
+                        session_id: share_key.session_id.clone(),
+                        user_id: share_key.user_id.clone(),
+                        device_id: share_key.device_id.clone(),
+                    },
+                );
+                txn.put(&share_key, &share(ShareState::Shared));
+            }
+            None => {
+                olm::want_claim(txn, device)?;
+                let claim_key = DeviceKey {
+                    user_id: device.user_id.clone(),
+                    device_id: device.device_id.clone(),
+                };
+                let claim: Option<ClaimRecord> = txn.load(&claim_key)?;
+                let failures = claim.as_ref().map_or(0, |claim| claim.failures);
+                if failures == 0 && waited < PATIENCE {
+                    waiting = true;
+                    continue;
+                }
+                // The message goes without this device; it gets the key from this index on later.
+                let code = WithheldCode::NoOlm;
+                if before.is_none() {
+                    txn.put(&share_key, &share(ShareState::Withheld(code.as_str().to_owned())));
+                    refusals.add(device, withheld_content(txn, room_id, session, code)?);
+                }
+                let again = claim.map(|claim| claim.retry_at);
+                retry_at = [retry_at, again].into_iter().flatten().min();
+            }
+        }
+    }
+    let entitled_now: BTreeSet<_> = recipients.entitled.keys().collect();
+    for (device, code) in &recipients.withheld {
+        let place = (device.user_id.clone(), device.device_id.clone());
+        debug_assert!(!entitled_now.contains(&place));
+        if known.contains_key(&place) {
+            continue; // told once
+        }
+        let share_key = ShareKey {
+            session_id: session.session_id.clone(),
+            user_id: device.user_id.clone(),
+            device_id: device.device_id.clone(),
+        };
+        txn.put(
+            &share_key,
+            &ShareRecord {
+                curve25519: device.keys.curve25519,
+                index: live_index,
+                state: ShareState::Withheld(code.as_str().to_owned()),
+            },
+        );
+        refusals.add(device, withheld_content(txn, room_id, session, *code)?);
+    }
+    messages.enqueue(txn, "m.room.encrypted")?;
+    refusals.enqueue(txn, "m.room_key.withheld")?;
+    session.retry_at = retry_at;
+    Ok(waiting)
+}
+
+/// The content of `m.room_key.withheld`.
+fn withheld_content(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    session: &OutboundSessionRecord,
+    code: WithheldCode,
+) -> Result<serde_json::Value, MachineError> {
+    let sender_key = txn.account()?.0.keys.curve25519.to_base64();
+    let mut content = json!({
+        "algorithm": MEGOLM,
+        "sender_key": sender_key,
+        "code": code.as_str(),
+        "reason": code.reason(),
+    });
+    if code != WithheldCode::NoOlm
+        && let Some(object) = content.as_object_mut()
+    {
+        object.insert("room_id".to_owned(), json!(room_id));
+        object.insert("session_id".to_owned(), json!(session.session_id.as_str()));
+    }
+    Ok(content)
+}
+
+/// The `m.room_key` contents of one session, made once for each index needed.
+struct SessionKeys<'a> {
+    room_id: &'a RoomId,
+    session: OutboundSessionRecord,
+    contents: BTreeMap<u32, Zeroizing<String>>,
+}
+
+impl<'a> SessionKeys<'a> {
+    fn new(room_id: &'a RoomId, session: &OutboundSessionRecord) -> Self {
+        Self { room_id, session: session.clone(), contents: BTreeMap::new() }
+    }
+
+    fn content_at(&mut self, index: u32) -> Result<&str, MachineError> {
+        if !self.contents.contains_key(&index) {
+            let key = session_key_at(&self.session, index)?;
+            let content = json!({
+                "algorithm": MEGOLM,
+                "room_id": self.room_id,
+                "session_id": self.session.session_id.as_str(),
+                "session_key": key.as_str(),
+            });
+            self.contents.insert(index, Zeroizing::new(content.to_string()));
+        }
+        Ok(self.contents.get(&index).map_or("", |content| content.as_str()))
+    }
+}
+
+/// The session's key from `index` on.
+fn session_key_at(
+    session: &OutboundSessionRecord,
+    index: u32,
+) -> Result<SecretString, MachineError> {
+    let corrupt = |_| StoreError::Corrupt("an outbound session".to_owned());
+    let initial =
+        OutboundGroupSession::from_record(session.initial.as_slice()).map_err(corrupt)?;
+    let ahead = index.saturating_sub(initial.message_index());
+    if ahead == 0 {
+        return Ok(initial.session_key());
+    }
+    let advanced = initial
+        .to_record_ahead(ahead)
+        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    Ok(OutboundGroupSession::from_record(advanced.as_slice()).map_err(corrupt)?.session_key())
+}
+
+/// Encrypts a room event with the room's session, which [`prepare`] has found ready. Answers the content
+/// of the `m.room.encrypted` event.
+///
+/// The used index is below the stored one, so a restart can never use it again.
+pub(crate) fn encrypt(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    room_id: &RoomId,
+    event_type: &str,
+    content: &str,
+) -> Result<String, MachineError> {
+    let key = RoomKey { room_id: room_id.to_owned() };
+    let mut record: OutboundSessionRecord =
+        txn.load(&key)?.ok_or(MachineError::Malformed("no session to encrypt with"))?;
+    let own = txn.account()?.0.clone();
+    let live = hot.outbound(room_id, &record)?;
+    if live.message_index() >= record.reserved_index {
+        record.pickle = live
+            .to_record_ahead(RESERVE)
+            .map_err(|error| MachineError::Crypto(error.to_string()))?;
+        record.reserved_index = live.message_index().saturating_add(RESERVE);
+        txn.put(&key, &record);
+        txn.require_full();
+    }
+    let parsed: serde_json::Value = serde_json::from_str(content)
+        .map_err(|_| MachineError::Malformed("the content is not JSON"))?;
+    let plaintext = Zeroizing::new(format!(
+        r#"{{"type":{},"content":{content},"room_id":{}}}"#,
+        json!(event_type),
+        json!(room_id),
+    ));
+    let ciphertext = live.encrypt(plaintext.as_bytes());
+    let counter = txn.load::<OutboundCounterRecord>(&key)?.map_or(0, |counter| counter.messages);
+    txn.put(
+        &key,
+        &OutboundCounterRecord { session_id: record.session_id.clone(), messages: counter + 1 },
+    );
+    let mut encrypted = json!({
+        "algorithm": MEGOLM,
+        "ciphertext": ciphertext,
+        "session_id": record.session_id.as_str(),
+        // Deprecated, but older clients still ask for them.
+        "sender_key": own.keys.curve25519.to_base64(),
+        "device_id": own.device_id,
+    });
+    if let (Some(relation), Some(object)) =
+        (parsed.get("m.relates_to"), encrypted.as_object_mut())
+    {
+        object.insert("m.relates_to".to_owned(), relation.clone());
+    }
+    Ok(encrypted.to_string())
+}

@@ -1,0 +1,310 @@
+//! Room events: taken once, decrypted, attributed, kept in their order.
+//!
+//! A plaintext is stored with a sender only after the owner of the session and the sender the server
+//! names were compared (attack N13).
+
+use herold_crypto::{MegolmError, SessionId};
+use herold_store::records::{
+    Decryption, EventKey, EventRecord, InboundSessionRecord, MegolmIndexKey, MegolmIndexRecord,
+    RoomRecord, RoomSessionKey, SessionKey, SessionRoomRecord, TimelineKey, TimelineRecord,
+    WaitingKey, WaitingRecord,
+};
+use herold_trust::{KeySource, MEGOLM};
+use ruma::{OwnedEventId, OwnedUserId, RoomId};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    AppEvent, DropReason, MachineError, Notice, Utd,
+    machine::Hot,
+    txn::Txn,
+    wire::{EventHead, MegolmContent, MegolmPayload, parse},
+};
+
+/// A session id longer than this is not one.
+const MAX_SESSION_ID: usize = 255;
+
+/// Where an event comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The timeline of a sync response: after everything known.
+    Live,
+    /// A page of history: before everything known.
+    Older,
+    /// Fetched on its own.
+    Single,
+}
+
+/// Takes one event of a room. `None` if it was dropped, with a notice.
+pub(crate) fn ingest(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+    raw: &RawValue,
+    origin: Origin,
+) -> Result<Option<OwnedEventId>, MachineError> {
+    let head = parse::<EventHead>(raw).and_then(|head| {
+        let sender = OwnedUserId::try_from(head.sender.as_str()).ok()?;
+        let event_id = OwnedEventId::try_from(head.event_id.as_deref()?).ok()?;
+        Some((head, sender, event_id))
+    });
+    let Some((head, sender, event_id)) = head else {
+        txn.notice(Notice::EventDropped {
+            room_id: Some(room_id.to_owned()),
+            reason: DropReason::Malformed,
+        })?;
+        return Ok(None);
+    };
+    let key = EventKey { room_id: room_id.to_owned(), event_id: event_id.clone() };
+    if let Some(mut known) = txn.load::<EventRecord>(&key)? {
+        if known.order.is_none() && origin != Origin::Single {
+            known.order = Some(place(txn, room_id, room, &event_id, origin));
+            txn.put(&key, &known);
+        }
+        return Ok(Some(event_id));
+    }
+    let origin_server_ts =
+        head.origin_server_ts.as_ref().and_then(Value::as_u64).unwrap_or_default();
+    let mut record = EventRecord {
+        sender,
+        event_type: head.event_type,
+        origin_server_ts,
+        raw: raw.get().to_owned(),
+        order: None,
+        in_encrypted_room: room.encryption.is_some(),
+        decryption: Decryption::Clear,
+    };
+    if record.event_type == "m.room.encrypted" {
+        record.decryption = match (&head.state_key, &head.content) {
+            // Encrypted state is not supported; a ciphertext must not pass for state.
+            (Some(_), _) => undecryptable(Utd::UnsupportedAlgorithm, None),
+            (None, None) => undecryptable(Utd::BadCiphertext, None),
+            (None, Some(content)) => decrypt(txn, hot, &key, &record, content)?,
+        };
+    }
+    if origin != Origin::Single {
+        record.order = Some(place(txn, room_id, room, &event_id, origin));
+    }
+    txn.put(&key, &record);
+    if record.event_type == "m.room.redaction" {
+        redact(txn, room_id, raw)?;
+    }
+    if origin == Origin::Live {
+        txn.emit(AppEvent::RoomEvent {
+            room_id: room_id.to_owned(),
+            event_id: event_id.clone(),
+        })?;
+    }
+    Ok(Some(event_id))
+}
+
+fn place(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+    event_id: &OwnedEventId,
+    origin: Origin,
+) -> u64 {
+    let order = if origin == Origin::Older {
+        let order = room.previous_order;
+        room.previous_order = order.saturating_sub(1);
+        order
+    } else {
+        let order = room.next_order;
+        room.next_order = order.saturating_add(1);
+        order
+    };
+    let key = TimelineKey { room_id: room_id.to_owned(), order };
+    txn.put(&key, &TimelineRecord { event_id: event_id.clone() });
+    order
+}
+
+/// A gap: what is before it is no longer part of the contiguous timeline, and can be fetched again.
+pub(crate) fn start_over(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+) -> Result<(), MachineError> {
+    for (key, place) in txn.list::<TimelineRecord>(&TimelineKey::of(room_id))? {
+        txn.delete::<TimelineRecord>(&key);
+        let event = EventKey { room_id: room_id.to_owned(), event_id: place.event_id };
+        if let Some(mut record) = txn.load::<EventRecord>(&event)? {
+            record.order = None;
+            txn.put(&event, &record);
+        }
+    }
+    room.next_order = room.next_order.saturating_add(1);
+    room.previous_order = room.next_order.saturating_sub(1);
+    Ok(())
+}
+
+fn undecryptable(reason: Utd, session_id: Option<SessionId>) -> Decryption {
+    Decryption::Undecryptable { reason: reason.to_text(), session_id }
+}
+
+/// Decrypts the event at `key`. An event whose key is missing, or starts too late, is noted as waiting.
+fn decrypt(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    key: &EventKey,
+    event: &EventRecord,
+    content: &RawValue,
+) -> Result<Decryption, MachineError> {
+    let Some(content) = parse::<MegolmContent>(content) else {
+        return Ok(undecryptable(Utd::BadCiphertext, None));
+    };
+    if content.algorithm != MEGOLM {
+        return Ok(undecryptable(Utd::UnsupportedAlgorithm, None));
+    }
+    let (Some(session_id), Some(ciphertext)) = (content.session_id, content.ciphertext) else {
+        return Ok(undecryptable(Utd::BadCiphertext, None));
+    };
+    if session_id.len() > MAX_SESSION_ID {
+        return Ok(undecryptable(Utd::BadCiphertext, None));
+    }
+    let session_id = SessionId::new(session_id);
+    let failed = |reason: Utd| undecryptable(reason, Some(session_id.clone()));
+    let session_key =
+        RoomSessionKey { room_id: key.room_id.clone(), session_id: session_id.clone() };
+    let Some((owner, session)) = hot.inbound(txn, &session_key)? else {
+        let by_session = SessionKey { session_id: session_id.clone() };
+        if txn
+            .load::<SessionRoomRecord>(&by_session)?
+            .is_some_and(|known| known.room_id != key.room_id)
+        {
+            return Ok(failed(Utd::RoomMismatch));
+        }
+        wait_for(txn, key, &session_id);
+        return Ok(failed(if was_outside(&event.raw) { Utd::NotMemberThen } else { Utd::MissingKey }));
+    };
+    let (plaintext, index) = match session.decrypt(&ciphertext) {
+        Ok(decrypted) => decrypted,
+        Err(MegolmError::IndexTooEarly { .. }) => {
+            wait_for(txn, key, &session_id);
+            return Ok(failed(Utd::IndexTooEarly));
+        }
+        Err(_) => return Ok(failed(Utd::BadCiphertext)),
+    };
+    if owner.source == KeySource::Olm && owner.sender.as_ref() != Some(&event.sender) {
+        return Ok(failed(Utd::SenderUntrusted));
+    }
+    let Ok(payload) = serde_json::from_slice::<MegolmPayload>(&plaintext) else {
+        return Ok(failed(Utd::BadCiphertext));
+    };
+    if payload.room_id != key.room_id.as_str() {
+        return Ok(failed(Utd::RoomMismatch));
+    }
+    let index_key = MegolmIndexKey {
+        room_id: key.room_id.clone(),
+        session_id: session_id.clone(),
+        index: u64::from(index),
+    };
+    let this = MegolmIndexRecord {
+        event_id: key.event_id.clone(),
+        origin_server_ts: event.origin_server_ts,
+    };
+    match txn.load::<MegolmIndexRecord>(&index_key)? {
+        Some(known) if known != this => return Ok(failed(Utd::Replay)),
+        Some(_) => {}
+        None => txn.put(&index_key, &this),
+    }
+    Ok(Decryption::Decrypted {
+        event_type: payload.event_type,
+        content: with_relation(payload.content.get(), content.relates_to),
+        session_id,
+    })
+}
+
+/// The decrypted content; a relation that is only outside of the ciphertext, as some clients send it,
+/// is copied in (Matrix specification, "Encrypting events", on `m.relates_to`).
+fn with_relation(content: &str, outer: Option<Value>) -> String {
+    let Some(outer) = outer else { return content.to_owned() };
+    match serde_json::from_str::<serde_json::Map<String, Value>>(content) {
+        Ok(mut object) if !object.contains_key("m.relates_to") => {
+            // An edit is believed only if the sender encrypted that it is one (attack N31).
+            if outer.get("rel_type").and_then(Value::as_str) == Some("m.replace") {
+                return content.to_owned();
+            }
+            object.insert("m.relates_to".to_owned(), outer);
+            Value::Object(object).to_string()
+        }
+        _ => content.to_owned(),
+    }
+}
+
+/// The server says that we were not in the room when the event was sent (`unsigned.membership`). It
+/// only words the reason for which nothing can be shown.
+fn was_outside(raw: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        unsigned: Unsigned,
+    }
+    #[derive(serde::Deserialize)]
+    struct Unsigned {
+        membership: String,
+    }
+    serde_json::from_str::<Event>(raw)
+        .is_ok_and(|event| matches!(event.unsigned.membership.as_str(), "leave" | "ban"))
+}
+
+fn wait_for(txn: &mut Txn<'_, '_>, key: &EventKey, session_id: &SessionId) {
+    txn.put(
+        &WaitingKey {
+            room_id: key.room_id.clone(),
+            session_id: session_id.clone(),
+            event_id: key.event_id.clone(),
+        },
+        &WaitingRecord,
+    );
+}
+
+/// Tries an event again whose key has come.
+pub(crate) fn decrypt_late(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    waiting: &WaitingKey,
+) -> Result<(), MachineError> {
+    let key =
+        EventKey { room_id: waiting.room_id.clone(), event_id: waiting.event_id.clone() };
+    txn.delete::<WaitingRecord>(waiting);
+    let Some(mut event) = txn.load::<EventRecord>(&key)? else { return Ok(()) };
+    let content = serde_json::from_str::<EventHead>(&event.raw).ok().and_then(|head| head.content);
+    let Some(content) = content else { return Ok(()) };
+    event.decryption = decrypt(txn, hot, &key, &event, &content)?;
+    txn.put(&key, &event);
+    if matches!(event.decryption, Decryption::Decrypted { .. }) {
+        txn.emit(AppEvent::Decrypted { room_id: key.room_id, event_id: key.event_id })?;
+    }
+    Ok(())
+}
+
+/// Takes the content of a redacted event away, decrypted text included.
+fn redact(txn: &mut Txn<'_, '_>, room_id: &RoomId, raw: &RawValue) -> Result<(), MachineError> {
+    let target = parse::<Value>(raw).and_then(|event| {
+        let target = event.get("redacts").or_else(|| event.get("content")?.get("redacts"))?;
+        OwnedEventId::try_from(target.as_str()?).ok()
+    });
+    let Some(event_id) = target else { return Ok(()) };
+    let key = EventKey { room_id: room_id.to_owned(), event_id };
+    let Some(mut event) = txn.load::<EventRecord>(&key)? else { return Ok(()) };
+    if let Ok(Value::Object(mut object)) = serde_json::from_str::<Value>(&event.raw) {
+        object.insert("content".to_owned(), Value::Object(serde_json::Map::new()));
+        event.raw = Value::Object(object).to_string();
+    }
+    if let Decryption::Decrypted { content, .. } = &mut event.decryption {
+        "{}".clone_into(content);
+    }
+    txn.put(&key, &event);
+    Ok(())
+}
+
+/// Who is known to own the session of a decrypted event.
+pub(crate) fn owner(
+    snapshot: &dyn herold_store::Snapshot,
+    room_id: &RoomId,
+    session_id: &SessionId,
+) -> Result<Option<InboundSessionRecord>, MachineError> {
+    use herold_store::SnapshotExt as _;
+    let key = RoomSessionKey { room_id: room_id.to_owned(), session_id: session_id.clone() };
+    Ok(snapshot.load(&key)?)
+}

@@ -1,0 +1,209 @@
+//! To-device events: what is taken, what is dropped, and why.
+//!
+//! Key material counts only if it came by Olm; every field of an Olm payload is checked before its
+//! content is looked at.
+
+use herold_crypto::{
+    Curve25519PublicKey, Ed25519PublicKey, OlmMessage, curve25519_from_base64, ed25519_from_base64,
+};
+use herold_store::records::{HashKey, OlmHashRecord};
+use herold_trust::{Device, OLM, parse_sender_device_keys};
+use ruma::{OwnedUserId, UserId};
+use serde_json::value::RawValue;
+
+use crate::{
+    AppEvent, DropReason, MachineError, Notice,
+    devices::device_of,
+    machine::Hot,
+    olm, room_keys,
+    txn::Txn,
+    wire::{OlmContent, OlmPayload, ToDeviceEvent, parse},
+};
+
+/// An event that came by Olm, its sender checked.
+pub(crate) struct OlmEvent {
+    /// The user whose device sent it.
+    pub(crate) sender: OwnedUserId,
+    /// The device's Curve25519 key: the owner of the Olm channel.
+    pub(crate) sender_key: Curve25519PublicKey,
+    /// The Ed25519 key it claims.
+    pub(crate) sender_ed25519: Ed25519PublicKey,
+    /// The device, if it is known from the sender's list.
+    pub(crate) device: Option<Device>,
+    pub(crate) event_type: String,
+    pub(crate) content: Box<RawValue>,
+}
+
+/// Takes one to-device event of a sync response.
+pub(crate) fn handle(txn: &mut Txn<'_, '_>, hot: &mut Hot, raw: &RawValue) -> Result<(), MachineError> {
+    let Some(event) = parse::<ToDeviceEvent>(raw) else {
+        return dropped(txn, None, DropReason::Malformed);
+    };
+    let Ok(sender) = OwnedUserId::try_from(event.sender.as_str()) else {
+        return dropped(txn, None, DropReason::Malformed);
+    };
+    let Some(content) = event.content else {
+        return dropped(txn, Some(sender), DropReason::Malformed);
+    };
+    match event.event_type.as_str() {
+        "m.room.encrypted" => handle_encrypted(txn, hot, sender, &content),
+        "m.room_key.withheld" => room_keys::handle_withheld(txn, sender, &content),
+        "m.room_key"
+        | "m.forwarded_room_key"
+        | "m.secret.send"
+        | "m.room_key_bundle"
+        | "io.element.msc4268.room_key_bundle" => {
+            dropped(txn, Some(sender), DropReason::NotByOlm)
+        }
+        // Requests and verification are not answered by this version; anything else in the clear is
+        // not for an end-to-end-encryption core.
+        _ => Ok(()),
+    }
+}
+
+fn handle_encrypted(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    sender: OwnedUserId,
+    content: &RawValue,
+) -> Result<(), MachineError> {
+    #[derive(serde::Deserialize)]
+    struct Algorithm {
+        algorithm: String,
+    }
+    match parse::<Algorithm>(content) {
+        Some(named) if named.algorithm == OLM => {}
+        Some(named) if named.algorithm == herold_trust::MEGOLM => {
+            return dropped(txn, Some(sender), DropReason::NotByOlm);
+        }
+        Some(_) => return dropped(txn, Some(sender), DropReason::UnsupportedAlgorithm),
+        None => return dropped(txn, Some(sender), DropReason::Malformed),
+    }
+    let Some(content) = parse::<OlmContent>(content) else {
+        return dropped(txn, Some(sender), DropReason::Malformed);
+    };
+    debug_assert_eq!(content.algorithm, OLM);
+    let Ok(sender_key) = curve25519_from_base64(&content.sender_key) else {
+        return dropped(txn, Some(sender), DropReason::Malformed);
+    };
+    let own = txn.account()?.0.clone();
+    let Some(message) = content.ciphertext.get(&own.keys.curve25519.to_base64()) else {
+        return dropped(txn, Some(sender), DropReason::NotForUs);
+    };
+    if sender_key == own.keys.curve25519 {
+        return dropped(txn, Some(sender), DropReason::PayloadMismatch);
+    }
+    let Ok(message) = OlmMessage::from_parts(message.message_type, &message.body) else {
+        return dropped(txn, Some(sender), DropReason::Malformed);
+    };
+    let hash = HashKey { hash: message.hash().0 };
+    if txn.contains::<OlmHashRecord>(&hash)? {
+        return Ok(()); // delivered twice: nothing happened, and nothing is wrong
+    }
+    let Some(plaintext) = olm::decrypt(txn, &sender_key, &message)? else {
+        olm::unwedge(txn, &sender, &sender_key)?;
+        return dropped(txn, Some(sender), DropReason::Undecryptable);
+    };
+    txn.put(&hash, &OlmHashRecord { received_at: txn.cx.now });
+    txn.require_full();
+    match check_payload(txn, sender.clone(), sender_key, &plaintext)? {
+        Err(reason) => dropped(txn, Some(sender), reason),
+        Ok(event) => dispatch(txn, hot, event),
+    }
+}
+
+/// The checks of the specification on an Olm payload. Each field is compared with the channel it came
+/// by; nothing of the content is used before.
+fn check_payload(
+    txn: &mut Txn<'_, '_>,
+    sender: OwnedUserId,
+    sender_key: Curve25519PublicKey,
+    plaintext: &[u8],
+) -> Result<Result<OlmEvent, DropReason>, MachineError> {
+    let Ok(payload) = serde_json::from_slice::<OlmPayload>(plaintext) else {
+        return Ok(Err(DropReason::PayloadMismatch));
+    };
+    let own = txn.account()?.0.clone();
+    let Ok(sender_ed25519) = ed25519_from_base64(&payload.keys.ed25519) else {
+        return Ok(Err(DropReason::PayloadMismatch));
+    };
+    let recipient_key = ed25519_from_base64(&payload.recipient_keys.ed25519).ok();
+    if payload.sender != sender.as_str()
+        || payload.recipient != own.user_id.as_str()
+        || recipient_key != Some(own.keys.ed25519)
+    {
+        return Ok(Err(DropReason::PayloadMismatch));
+    }
+    for raw in [&payload.sender_device_keys, &payload.unstable_sender_device_keys].into_iter().flatten() {
+        let device = crate::wire::parse(raw)
+            .and_then(|value| parse_sender_device_keys(&sender, &value).ok())
+            .filter(|device| {
+                device.keys.curve25519 == sender_key && device.keys.ed25519 == sender_ed25519
+            });
+        if device.is_none() {
+            return Ok(Err(DropReason::SenderDeviceKeys));
+        }
+    }
+    if !consistent_with_list(txn, &sender, &sender_key, &sender_ed25519)? {
+        return Ok(Err(DropReason::PayloadMismatch));
+    }
+    let device = device_of(txn, &sender, &sender_key, &sender_ed25519)?;
+    if device.as_ref().is_some_and(|device| device.dehydrated) {
+        return Ok(Err(DropReason::Unsolicited)); // a dehydrated device never sends
+    }
+    Ok(Ok(OlmEvent {
+        sender,
+        sender_key,
+        sender_ed25519,
+        device,
+        event_type: payload.event_type,
+        content: payload.content,
+    }))
+}
+
+/// Where the sender's list names devices with this Curve25519 key, one of them must have the claimed
+/// Ed25519 key.
+fn consistent_with_list(
+    txn: &Txn<'_, '_>,
+    sender: &UserId,
+    sender_key: &Curve25519PublicKey,
+    sender_ed25519: &Ed25519PublicKey,
+) -> Result<bool, MachineError> {
+    use crate::devices::DeviceLookup as _;
+    if txn.ids_by_key(sender, sender_key)?.is_empty() {
+        return Ok(true);
+    }
+    Ok(device_of(txn, sender, sender_key, sender_ed25519)?.is_some())
+}
+
+fn dispatch(txn: &mut Txn<'_, '_>, hot: &mut Hot, event: OlmEvent) -> Result<(), MachineError> {
+    match event.event_type.as_str() {
+        "m.room_key" => room_keys::handle_room_key(txn, hot, event),
+        "m.dummy" => Ok(()),
+        // Nothing was asked for, so nothing of this kind is taken (attacks N05 and N08).
+        "m.forwarded_room_key"
+        | "m.secret.send"
+        | "m.room_key_bundle"
+        | "io.element.msc4268.room_key_bundle" => {
+            dropped(txn, Some(event.sender), DropReason::Unsolicited)
+        }
+        _ => {
+            let sender_device = event.device.map(|device| device.device_id);
+            txn.emit(AppEvent::ToDevice {
+                sender: event.sender,
+                sender_device,
+                event_type: event.event_type,
+                content: event.content.get().to_owned(),
+            })?;
+            Ok(())
+        }
+    }
+}
+
+pub(crate) fn dropped(
+    txn: &mut Txn<'_, '_>,
+    sender: Option<OwnedUserId>,
+    reason: DropReason,
+) -> Result<(), MachineError> {
+    Ok(txn.notice(Notice::ToDeviceDropped { sender, reason })?)
+}

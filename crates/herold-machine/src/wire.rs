@@ -1,0 +1,242 @@
+//! The shapes of the client-server API that the machine reads, parsed part by part: a bad part is
+//! dropped and named, the rest is used.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+/// Larger events are refused before they are parsed: the specification's limit for room events is
+/// 65,536 bytes; to-device messages may be somewhat larger.
+pub(crate) const MAX_EVENT_BYTES: usize = 262_144;
+
+/// A map of unparsed JSON.
+pub(crate) type RawMap = BTreeMap<String, Box<RawValue>>;
+
+/// Parses `raw` if it is not too large.
+pub(crate) fn parse<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    if raw.get().len() > MAX_EVENT_BYTES {
+        return None;
+    }
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// Parses a section of any size.
+pub(crate) fn parse_section<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// The top level of a sync response.
+#[derive(Deserialize)]
+pub(crate) struct SyncBody {
+    pub(crate) next_batch: String,
+    #[serde(default)]
+    pub(crate) rooms: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) to_device: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) device_lists: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) device_one_time_keys_count: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) device_unused_fallback_key_types: Option<Box<RawValue>>,
+}
+
+/// A section that holds events.
+#[derive(Default, Deserialize)]
+pub(crate) struct Events {
+    #[serde(default)]
+    pub(crate) events: Vec<Box<RawValue>>,
+}
+
+/// `device_lists`.
+#[derive(Default, Deserialize)]
+pub(crate) struct DeviceLists {
+    #[serde(default)]
+    pub(crate) changed: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) left: Option<Box<RawValue>>,
+}
+
+/// `rooms`.
+#[derive(Default, Deserialize)]
+pub(crate) struct Rooms {
+    #[serde(default)]
+    pub(crate) join: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) invite: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) leave: Option<Box<RawValue>>,
+}
+
+/// A joined or left room.
+#[derive(Default, Deserialize)]
+pub(crate) struct RoomSection {
+    #[serde(default)]
+    pub(crate) state: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) timeline: Option<Box<RawValue>>,
+}
+
+/// An invited room.
+#[derive(Default, Deserialize)]
+pub(crate) struct InviteSection {
+    #[serde(default)]
+    pub(crate) invite_state: Option<Box<RawValue>>,
+}
+
+/// A room's timeline.
+#[derive(Default, Deserialize)]
+pub(crate) struct Timeline {
+    #[serde(default)]
+    pub(crate) events: Vec<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) limited: Option<serde_json::Value>,
+    #[serde(default)]
+    pub(crate) prev_batch: Option<serde_json::Value>,
+}
+
+/// A to-device event.
+#[derive(Deserialize)]
+pub(crate) struct ToDeviceEvent {
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) sender: String,
+    #[serde(default)]
+    pub(crate) content: Option<Box<RawValue>>,
+}
+
+/// The content of an Olm-encrypted to-device event. Fields of the wrong type make it malformed, except
+/// the algorithm, which is told apart first.
+#[derive(Deserialize)]
+pub(crate) struct OlmContent {
+    pub(crate) algorithm: String,
+    pub(crate) sender_key: String,
+    pub(crate) ciphertext: BTreeMap<String, OlmCiphertext>,
+}
+
+/// One recipient's message.
+#[derive(Deserialize)]
+pub(crate) struct OlmCiphertext {
+    #[serde(rename = "type")]
+    pub(crate) message_type: u64,
+    pub(crate) body: String,
+}
+
+/// The payload inside an Olm message.
+#[derive(Deserialize)]
+pub(crate) struct OlmPayload {
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) content: Box<RawValue>,
+    pub(crate) sender: String,
+    pub(crate) recipient: String,
+    pub(crate) recipient_keys: OlmKeys,
+    pub(crate) keys: OlmKeys,
+    #[serde(default)]
+    pub(crate) sender_device_keys: Option<Box<RawValue>>,
+    #[serde(default, rename = "org.matrix.msc4147.device_keys")]
+    pub(crate) unstable_sender_device_keys: Option<Box<RawValue>>,
+}
+
+/// The Ed25519 key named in a payload.
+#[derive(Deserialize)]
+pub(crate) struct OlmKeys {
+    pub(crate) ed25519: String,
+}
+
+/// The content of `m.room_key`.
+#[derive(Deserialize)]
+pub(crate) struct RoomKeyContent {
+    pub(crate) algorithm: String,
+    pub(crate) room_id: String,
+    pub(crate) session_id: String,
+    pub(crate) session_key: zeroize::Zeroizing<String>,
+    #[serde(default, alias = "org.matrix.msc3061.shared_history")]
+    pub(crate) shared_history: Option<bool>,
+}
+
+/// The content of `m.room_key.withheld`.
+#[derive(Deserialize)]
+pub(crate) struct WithheldContent {
+    #[serde(default)]
+    pub(crate) room_id: Option<String>,
+    #[serde(default)]
+    pub(crate) session_id: Option<String>,
+    pub(crate) code: String,
+}
+
+/// What every room event has.
+#[derive(Deserialize)]
+pub(crate) struct EventHead {
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) sender: String,
+    #[serde(default)]
+    pub(crate) event_id: Option<String>,
+    #[serde(default)]
+    pub(crate) state_key: Option<String>,
+    #[serde(default)]
+    pub(crate) origin_server_ts: Option<serde_json::Value>,
+    #[serde(default)]
+    pub(crate) content: Option<Box<RawValue>>,
+}
+
+/// The content of a Megolm-encrypted room event.
+#[derive(Deserialize)]
+pub(crate) struct MegolmContent {
+    pub(crate) algorithm: String,
+    #[serde(default)]
+    pub(crate) session_id: Option<String>,
+    #[serde(default)]
+    pub(crate) ciphertext: Option<String>,
+    #[serde(default, rename = "m.relates_to")]
+    pub(crate) relates_to: Option<serde_json::Value>,
+}
+
+/// The payload inside a Megolm message.
+#[derive(Deserialize)]
+pub(crate) struct MegolmPayload {
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) content: Box<RawValue>,
+    pub(crate) room_id: String,
+}
+
+/// An answer of `/keys/query`.
+#[derive(Default, Deserialize)]
+pub(crate) struct KeysQueryBody {
+    #[serde(default)]
+    pub(crate) failures: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    pub(crate) device_keys: RawMap,
+    #[serde(default)]
+    pub(crate) master_keys: RawMap,
+    #[serde(default)]
+    pub(crate) self_signing_keys: RawMap,
+    #[serde(default)]
+    pub(crate) user_signing_keys: RawMap,
+}
+
+/// An answer of `/keys/claim`.
+#[derive(Default, Deserialize)]
+pub(crate) struct KeysClaimBody {
+    #[serde(default)]
+    pub(crate) one_time_keys: RawMap,
+}
+
+/// An answer of `/keys/upload`.
+#[derive(Deserialize)]
+pub(crate) struct KeysUploadBody {
+    #[serde(default)]
+    pub(crate) one_time_key_counts: BTreeMap<String, serde_json::Value>,
+}
+
+/// An answer with events: `/rooms/{}/members` and `/rooms/{}/messages`.
+#[derive(Default, Deserialize)]
+pub(crate) struct Chunk {
+    #[serde(default)]
+    pub(crate) chunk: Vec<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) end: Option<String>,
+}
