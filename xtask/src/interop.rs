@@ -30,6 +30,7 @@ pub struct Options {
     pairs: Vec<(String, String)>,
     jobs: usize,
     list: bool,
+    binary: Option<PathBuf>,
     /// Further arguments of `cargo build` for the `herold` binary.
     pub build: Vec<&'static str>,
 }
@@ -37,7 +38,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let pairs = PAIRS.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
-        Self { only: None, pairs, jobs: 2, list: false, build: vec!["--package", "herold-cli"] }
+        Self {
+            only: None,
+            pairs,
+            jobs: 2,
+            list: false,
+            binary: None,
+            build: vec!["--package", "herold-cli"],
+        }
     }
 }
 
@@ -66,6 +74,7 @@ impl Options {
                     options.jobs =
                         value()?.parse().map_err(|_| Error::Failed("--jobs N".to_owned()))?
                 }
+                "--binary" => options.binary = Some(std::path::absolute(value()?)?),
                 "--release" => options.build.push("--release"),
                 "--list" => options.list = true,
                 _ => return fail(format!("what is {word}?")),
@@ -188,7 +197,12 @@ fn implementations(options: &Options, folder: &Path) -> Result<Vec<Implementatio
     let mut all = Vec::new();
     for name in names {
         let (name, command) = match name {
-            "herold" => (OURS, vec![cargo::build_binary(&options.build, "herold")?, "rpc".into()]),
+            "herold" => {
+                let given = options.binary.clone().map(Ok);
+                let binary =
+                    given.unwrap_or_else(|| cargo::build_binary(&options.build, "herold"))?;
+                (OURS, vec![binary, "rpc".into()])
+            }
             "js" => ("js", setup::js()?),
             "nio" => ("nio", setup::nio()?),
             _ => return fail(format!("there is no peer {name}")),

@@ -27,6 +27,7 @@ cargo xtask interop [OPTIONS]     only the latter
     --pairs A:B[,A:B..]           these pairs of herold, js, nio
     --jobs N                      so many at a time (2)
     --release                     test the release build of herold
+    --binary PATH                 test this binary
     --list                        print the scenarios
 cargo xtask setup                 install what the interoperability needs (Synapse, matrix-js-sdk, matrix-nio)
 cargo xtask layering              compare the crates' dependencies with the architecture
