@@ -25,7 +25,8 @@ pub fn cargo() -> Command {
 
 /// Shows the command as one would type it.
 fn show(command: &Command) {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
     let line: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     eprintln!("$ {}", line.join(" "));
 }
