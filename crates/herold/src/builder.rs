@@ -1,12 +1,19 @@
 //! [`ClientBuilder`]: from settings to a [`Client`].
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use herold_crypto::{Entropy, SecretString};
 use herold_store::Store;
-use herold_store_sqlite::StoreKey;
+use herold_store_sqlite::{SqliteStore, StoreKey};
 
-use crate::{Client, ClientError, Clock, Deployment, Transport};
+use crate::{
+    Client, ClientError, Clock, Deployment, Engine, HttpOptions, HttpTransport, OsEntropy,
+    SystemClock, Transport,
+    homeserver::Homeserver,
+    login::{Credentials, Setup, log_in},
+    session::Session,
+    tasks::detached,
+};
 
 /// Collects what a [`Client`] needs, then logs in or resumes.
 #[derive(Default)]
@@ -101,13 +108,16 @@ impl ClientBuilder {
     /// the deployment fixes another homeserver; [`ClientError::Matrix`] with `M_FORBIDDEN` for a wrong
     /// password; those of store and transport.
     pub async fn login(
-        self,
+        mut self,
         user: &str,
         password: SecretString,
         device_name: Option<&str>,
     ) -> Result<Client, ClientError> {
-        let _ = (user, password, device_name);
-        Err(ClientError::Unsupported("in progress"))
+        let homeserver = self.login_homeserver()?;
+        let homeserver = self.reach(homeserver)?;
+        let device_name = device_name.unwrap_or(&self.deployment.device_display_name).to_owned();
+        let credentials = Credentials { user: user.to_owned(), password, device_name };
+        detached(async move { log_in(self.setup().await?, homeserver, credentials).await }).await
     }
 
     /// Opens the account that is in the store, with no network. Must be called on a tokio runtime.
@@ -115,7 +125,95 @@ impl ClientBuilder {
     /// # Errors
     /// [`ClientError::NotLoggedIn`] if there is no account; [`ClientError::WrongDeployment`] if another
     /// deployment made it; [`ClientError::Store`] if it does not open.
-    pub async fn resume(self) -> Result<Client, ClientError> {
-        Err(ClientError::Unsupported("in progress"))
+    pub async fn resume(mut self) -> Result<Client, ClientError> {
+        let setup = self.setup().await?;
+        let mut engine = Engine::load(setup.store, setup.clock, setup.entropy)?;
+        let login = engine
+            .read(|machine, snapshot| machine.login(snapshot))?
+            .ok_or(ClientError::NotLoggedIn)?;
+        if login.deployment != setup.deployment.name {
+            return Err(ClientError::WrongDeployment);
+        }
+        // A deployment may have become stricter since the account was made.
+        let (floor, policy) = (setup.deployment.policy.floor, engine.machine().policy().clone());
+        let recipients = policy.recipients.max(floor.recipients);
+        let decrypt_trust = policy.decrypt_trust.max(floor.decrypt_trust);
+        if (recipients, decrypt_trust) != (policy.recipients, policy.decrypt_trust) {
+            engine.step(|machine, snapshot, cx| {
+                machine.set_policy(snapshot, cx, recipients, decrypt_trust)
+            })?;
+        }
+        let base_url = match (&setup.deployment.homeserver, &self.homeserver) {
+            (Some(fixed), _) => normal_url(fixed)?,
+            (None, Some(given)) => normal_url(given)?,
+            (None, None) => login.homeserver.clone(),
+        };
+        let homeserver = self.reach(base_url)?;
+        Ok(Client::start(Session::new(engine, &login, homeserver, setup.deployment.policy)))
+    }
+
+    fn login_homeserver(&self) -> Result<String, ClientError> {
+        let given = self.homeserver.as_deref().map(normal_url).transpose()?;
+        let fixed = self.deployment.homeserver.as_deref().map(normal_url).transpose()?;
+        match (fixed, given) {
+            (Some(fixed), Some(given)) if fixed != given => Err(ClientError::PolicyDenied),
+            (Some(url), _) | (None, Some(url)) => Ok(url),
+            (None, None) => Err(ClientError::InvalidInput("a homeserver is needed")),
+        }
+    }
+
+    fn reach(&mut self, base_url: String) -> Result<Homeserver, ClientError> {
+        let transport = match self.transport.take() {
+            Some(transport) => transport,
+            None => Arc::new(HttpTransport::new(HttpOptions {
+                user_agent: self.deployment.user_agent.clone(),
+                allow_insecure_http: self.allow_insecure_http,
+                proxy: None,
+            })?),
+        };
+        Ok(Homeserver { transport, base_url })
+    }
+
+    async fn setup(&mut self) -> Result<Setup, ClientError> {
+        let store = match (self.store.take(), self.store_path.take(), self.store_key.take()) {
+            (Some(store), None, None) => store,
+            (None, Some(path), Some(key)) => open(path, key).await?,
+            (None, Some(_), None) => {
+                return Err(ClientError::InvalidInput("a store key is needed"));
+            }
+            (None, None, _) => return Err(ClientError::InvalidInput("a store is needed")),
+            _ => return Err(ClientError::InvalidInput("one store only")),
+        };
+        Ok(Setup {
+            deployment: self.deployment.clone(),
+            store,
+            clock: self.clock.take().unwrap_or_else(|| Arc::new(SystemClock)),
+            entropy: self.entropy.take().unwrap_or_else(|| Box::new(OsEntropy)),
+        })
+    }
+}
+
+/// Opens the store's file, off the runtime's threads: a passphrase takes its time.
+async fn open(path: PathBuf, key: StoreKey) -> Result<Box<dyn Store + Send>, ClientError> {
+    let open = move || SqliteStore::open(&path, &key, &Default::default());
+    let opened = tokio::task::spawn_blocking(open).await;
+    let store = opened.map_err(|_| ClientError::Internal("a task ended early"))??;
+    Ok(Box::new(store))
+}
+
+/// A base URL without a slash at its end.
+fn normal_url(url: &str) -> Result<String, ClientError> {
+    if !url.starts_with("https://") && !url.starts_with("http://") {
+        return Err(ClientError::InvalidInput("a homeserver's URL begins with https://"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("deployment", &self.deployment.name)
+            .field("homeserver", &self.homeserver)
+            .finish_non_exhaustive()
     }
 }

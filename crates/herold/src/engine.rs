@@ -46,6 +46,7 @@ impl From<MachineError> for EngineError {
         match error {
             MachineError::Store(error) => Self::Store(error),
             MachineError::NoAccount => Self::NoAccount,
+            MachineError::AccountExists => Self::AccountExists,
             other => Self::Machine(other),
         }
     }
@@ -77,12 +78,10 @@ impl Engine {
         clock: Arc<dyn Clock>,
         mut entropy: Box<dyn Entropy + Send>,
     ) -> Result<Self, EngineError> {
-        if Machine::load(store.snapshot())?.is_some() {
-            return Err(EngineError::AccountExists);
-        }
         let mut cx = Context { now: clock.now(), entropy: entropy.as_mut() };
-        let step = Machine::create(user_id, device_id, policy, login, &mut cx)?;
-        step.commit(store.as_mut())?;
+        let step =
+            Machine::create(store.snapshot(), &mut cx, user_id, device_id, policy, login.as_ref())?;
+        step.commit(store.as_mut())?.into_outputs();
         Self::load(store, clock, entropy)
     }
 
@@ -179,17 +178,20 @@ impl Engine {
         Ok(Outputs { reply: due, events, changed })
     }
 
-    /// Takes what came of a request, which no longer counts as under way.
+    /// Takes what came of a request, which then no longer counts as under way.
     ///
     /// # Errors
-    /// Those of the store; the request is then due again.
+    /// Those of the store; the request still counts as under way: answer it again, for what came may
+    /// not come twice, or [`Engine::abandon`] it.
     pub fn answer(
         &mut self,
         request: &Outgoing,
         answer: Answer<'_>,
     ) -> Result<Outputs<()>, EngineError> {
+        let outputs = self
+            .step(|machine, snapshot, cx| machine.handle_answer(snapshot, cx, request, answer))?;
         self.in_flight.remove(&request.id);
-        self.step(|machine, snapshot, cx| machine.handle_answer(snapshot, cx, request, answer))
+        Ok(outputs)
     }
 
     /// A request was not made, or its answer is of no interest any more: it is due again.

@@ -65,7 +65,7 @@ pub enum ClientError {
     /// The account's user is not in the room.
     #[error("not a member of the room")]
     NotJoined,
-    /// The device is not known, also after asking the homeserver.
+    /// The device is not known.
     #[error("the device is not known")]
     UnknownDevice,
     /// No channel to the device could be made: it has no keys left, or its server does not answer.
@@ -167,6 +167,7 @@ impl From<MachineError> for ClientError {
         match error {
             MachineError::Store(error) => Self::Store(error),
             MachineError::NoAccount => Self::NotLoggedIn,
+            MachineError::AccountExists => Self::AlreadyLoggedIn,
             MachineError::UnknownRoom => Self::UnknownRoom,
             MachineError::NotJoined => Self::NotJoined,
             MachineError::UnsupportedAlgorithm => {

@@ -1,11 +1,25 @@
 //! Rooms: creating, joining, leaving, and who is in them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use herold_machine::{HttpRequest, Method};
 use herold_store::records::{HistoryVisibility, MemberRecord, Membership, RoomRecord};
+use herold_trust::MEGOLM;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde_json::{Map, Value, json};
 
-use crate::{Client, ClientError};
+use crate::{
+    Client, ClientError,
+    homeserver::Retry,
+    session::{Session, lock},
+    tasks::detached,
+};
+
+/// The client-server API's rooms.
+const ROOMS: &str = "/_matrix/client/v3/rooms";
+
+/// How long the own sync may take to show what the homeserver has accepted.
+const SYNC_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a new room is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +67,47 @@ pub enum RoomPreset {
     PublicChat,
 }
 
+impl RoomPreset {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::PrivateChat => "private_chat",
+            Self::TrustedPrivateChat => "trusted_private_chat",
+            Self::PublicChat => "public_chat",
+        }
+    }
+}
+
+impl CreateRoom {
+    /// The body of `POST /createRoom`.
+    fn to_json(&self) -> Value {
+        let mut state = Vec::new();
+        if self.encrypted {
+            let mut content = json!({ "algorithm": MEGOLM });
+            if let Some(messages) = self.rotation_messages {
+                content["rotation_period_msgs"] = messages.into();
+            }
+            state.push(json!({ "type": "m.room.encryption", "state_key": "", "content": content }));
+        }
+        if let Some(visibility) = self.history_visibility {
+            state.push(json!({
+                "type": "m.room.history_visibility",
+                "state_key": "",
+                "content": { "history_visibility": visibility },
+            }));
+        }
+        let mut body = json!({
+            "preset": self.preset.as_str(),
+            "invite": self.invite,
+            "is_direct": self.direct,
+            "initial_state": state,
+        });
+        if let Some(name) = &self.name {
+            body["name"] = name.as_str().into();
+        }
+        body
+    }
+}
+
 impl Client {
     /// Creates a room. Answers when the own sync has shown it, or, when the background sync is off,
     /// when the homeserver has accepted it.
@@ -61,8 +116,7 @@ impl Client {
     /// [`ClientError::Matrix`], [`ClientError::Transport`]; [`ClientError::Timeout`] if the sync does
     /// not show it within a minute: the room is there all the same.
     pub async fn create_room(&self, room: CreateRoom) -> Result<OwnedRoomId, ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        detached(create(self.session().clone(), room)).await
     }
 
     /// Joins a room. Answers when the own sync shows it as joined, or, when the background sync is
@@ -71,8 +125,16 @@ impl Client {
     /// # Errors
     /// As for [`Client::create_room`].
     pub async fn join(&self, room: &RoomId) -> Result<(), ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        let (session, room) = (self.session().clone(), room.to_owned());
+        detached(async move {
+            // Joining over federation may take the homeserver a while.
+            let request = HttpRequest::new(Method::Post, ROOMS, &[room.as_str(), "join"])
+                .json("{}".to_owned())
+                .timeout(120_000);
+            session.call(request, Retry::Always).await?;
+            session.await_joined(&room, false).await
+        })
+        .await
     }
 
     /// Leaves a room, or refuses an invitation.
@@ -80,8 +142,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::Matrix`], [`ClientError::Transport`].
     pub async fn leave(&self, room: &RoomId) -> Result<(), ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        let user = self.user_id();
+        self.change_membership(room, &user, "leave", json!({}), Membership::Leave).await
     }
 
     /// Forgets a room that was left, on the homeserver.
@@ -89,8 +151,10 @@ impl Client {
     /// # Errors
     /// [`ClientError::Matrix`], [`ClientError::Transport`].
     pub async fn forget(&self, room: &RoomId) -> Result<(), ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        let request =
+            HttpRequest::new(Method::Post, ROOMS, &[room.as_str(), "forget"]).json("{}".to_owned());
+        let session = self.session().clone();
+        detached(async move { session.call(request, Retry::Always).await.map(drop) }).await
     }
 
     /// Invites a user. From then on messages go to the user's devices, where the room's history
@@ -99,8 +163,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Matrix`], [`ClientError::Transport`].
     pub async fn invite(&self, room: &RoomId, user: &UserId) -> Result<(), ClientError> {
-        let _ = (room, user);
-        Err(ClientError::Unsupported("in progress"))
+        self.change_membership(room, user, "invite", named(user), Membership::Invite).await
     }
 
     /// Removes a user from a room, or withdraws the invitation. The next message has a new key.
@@ -108,8 +171,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Matrix`], [`ClientError::Transport`].
     pub async fn kick(&self, room: &RoomId, user: &UserId) -> Result<(), ClientError> {
-        let _ = (room, user);
-        Err(ClientError::Unsupported("in progress"))
+        self.change_membership(room, user, "kick", named(user), Membership::Leave).await
     }
 
     /// Removes a user from a room for good. The next message has a new key.
@@ -117,8 +179,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Matrix`], [`ClientError::Transport`].
     pub async fn ban(&self, room: &RoomId, user: &UserId) -> Result<(), ClientError> {
-        let _ = (room, user);
-        Err(ClientError::Unsupported("in progress"))
+        self.change_membership(room, user, "ban", named(user), Membership::Ban).await
     }
 
     /// Waits until the own view of the room has this user with this membership; for
@@ -133,8 +194,13 @@ impl Client {
         membership: Membership,
         timeout: Duration,
     ) -> Result<(), ClientError> {
-        let _ = (room, user, membership, timeout);
-        Err(ClientError::Unsupported("in progress"))
+        let is_so = |session: &Session| {
+            let known = session
+                .read(|machine, snapshot| machine.member(snapshot, room, user))?
+                .map_or(Membership::Leave, |member| member.membership);
+            Ok((known == membership).then_some(()))
+        };
+        self.session().wait_until(timeout, is_so).await
     }
 
     /// Every room the account is in, invited to, or has left.
@@ -142,7 +208,7 @@ impl Client {
     /// # Errors
     /// Those of the store.
     pub fn rooms(&self) -> Result<Vec<(OwnedRoomId, RoomRecord)>, ClientError> {
-        Err(ClientError::Unsupported("in progress"))
+        self.session().read(|machine, snapshot| machine.rooms(snapshot))
     }
 
     /// What is known of a room.
@@ -150,13 +216,10 @@ impl Client {
     /// # Errors
     /// Those of the store.
     pub fn room(&self, room: &RoomId) -> Result<Option<RoomRecord>, ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        self.session().read(|machine, snapshot| machine.room(snapshot, room))
     }
 
-    /// The members of a room, as the own view has them. Waits for the complete list when it is not
-    /// known, and answers with what there is when that takes longer than 15 seconds: see
-    /// [`RoomRecord::members_complete`].
+    /// The members of a room, as the own view has them.
     ///
     /// # Errors
     /// [`ClientError::UnknownRoom`]; those of the store.
@@ -164,7 +227,148 @@ impl Client {
         &self,
         room: &RoomId,
     ) -> Result<Vec<(OwnedUserId, MemberRecord)>, ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        self.session().read(|machine, snapshot| {
+            if machine.room(snapshot, room)?.is_none() {
+                return Err(herold_machine::MachineError::UnknownRoom);
+            }
+            machine.members(snapshot, room)
+        })
+    }
+
+    /// Has the homeserver change a membership, then takes it before a sync shows it: the next message
+    /// already goes by it.
+    async fn change_membership(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        action: &'static str,
+        body: Value,
+        membership: Membership,
+    ) -> Result<(), ClientError> {
+        let (session, room, user) = (self.session().clone(), room.to_owned(), user.to_owned());
+        detached(async move {
+            let request = HttpRequest::new(Method::Post, ROOMS, &[room.as_str(), action])
+                .json(body.to_string());
+            session.call(request, Retry::IfNotSeen).await?;
+            session.note_membership(&room, &user, membership)
+        })
+        .await
+    }
+}
+
+impl Session {
+    /// Takes a membership that the homeserver has just accepted.
+    fn note_membership(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        membership: Membership,
+    ) -> Result<(), ClientError> {
+        let outputs = self.with_engine(|engine| {
+            let known = engine.read(|machine, snapshot| machine.member(snapshot, room, user))?;
+            // A sync may have been quicker, and shown what came after the invitation.
+            if membership == Membership::Invite
+                && known.is_some_and(|member| member.membership == Membership::Join)
+            {
+                return Ok(None);
+            }
+            let outputs = engine.step(|machine, snapshot, cx| {
+                machine.note_membership(snapshot, cx, room, user, membership)
+            })?;
+            Ok(Some(outputs))
+        })?;
+        if let Some(outputs) = outputs {
+            self.publish(outputs);
+        }
+        Ok(())
+    }
+
+    /// Waits until the sync, if it runs, shows the room as joined, and as encrypted if it is to be.
+    async fn await_joined(&self, room: &RoomId, encrypted: bool) -> Result<(), ClientError> {
+        if !lock(&self.tasks).is_syncing() {
+            return Ok(());
+        }
+        let is_there = |session: &Session| {
+            let known = session.read(|machine, snapshot| machine.room(snapshot, room))?;
+            let there = known.is_some_and(|room| {
+                room.membership == Membership::Join && (room.encryption.is_some() || !encrypted)
+            });
+            Ok(there.then_some(()))
+        };
+        self.wait_until(SYNC_PATIENCE, is_there).await
+    }
+}
+
+async fn create(session: Arc<Session>, room: CreateRoom) -> Result<OwnedRoomId, ClientError> {
+    #[derive(serde::Deserialize)]
+    struct Created {
+        room_id: OwnedRoomId,
+    }
+    let request = HttpRequest::new(Method::Post, "/_matrix/client/v3", &["createRoom"])
+        .json(room.to_json().to_string())
+        .timeout(60_000);
+    let body = session.call(request, Retry::IfNotSeen).await?;
+    let created: Created =
+        serde_json::from_slice(&body).map_err(|_| ClientError::BadResponse("createRoom"))?;
+    if room.direct
+        && let Err(error) = mark_direct(&session, &created.room_id, &room.invite).await
+    {
+        tracing::warn!(%error, "a new room could not be put into m.direct");
+    }
+    session.await_joined(&created.room_id, room.encrypted).await?;
+    Ok(created.room_id)
+}
+
+/// Adds a room to the account's `m.direct`, for each of the users.
+async fn mark_direct(
+    session: &Session,
+    room: &RoomId,
+    users: &[OwnedUserId],
+) -> Result<(), ClientError> {
+    let segments = [session.user_id.as_str(), "account_data", "m.direct"];
+    let request = |method| HttpRequest::new(method, "/_matrix/client/v3/user", &segments);
+    let mut direct: Map<String, Value> =
+        match session.call(request(Method::Get), Retry::Always).await {
+            Ok(body) => serde_json::from_slice(&body)
+                .map_err(|_| ClientError::BadResponse("account data"))?,
+            Err(error) if error.is_matrix("M_NOT_FOUND") => Map::new(),
+            Err(error) => return Err(error),
+        };
+    for user in users {
+        let rooms = direct.entry(user.to_string()).or_insert_with(|| json!([]));
+        match rooms.as_array_mut() {
+            Some(rooms) if rooms.iter().any(|known| known == room.as_str()) => {}
+            Some(rooms) => rooms.push(room.as_str().into()),
+            None => *rooms = json!([room]),
+        }
+    }
+    let request = request(Method::Put).json(Value::Object(direct).to_string());
+    session.call(request, Retry::Always).await.map(drop)
+}
+
+/// The body that names a user.
+fn named(user: &UserId) -> Value {
+    json!({ "user_id": user })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_asked_for_with_encryption_from_the_start() {
+        let room = CreateRoom {
+            rotation_messages: Some(3),
+            history_visibility: Some(HistoryVisibility::WorldReadable),
+            ..CreateRoom::default()
+        };
+        let body = room.to_json();
+        assert_eq!(body["preset"], "private_chat");
+        let state = body["initial_state"].as_array().unwrap();
+        assert_eq!(state[0]["type"], "m.room.encryption");
+        assert_eq!(state[0]["content"]["algorithm"], MEGOLM);
+        assert_eq!(state[0]["content"]["rotation_period_msgs"], 3);
+        assert_eq!(state[1]["content"]["history_visibility"], "world_readable");
+        assert!(body.get("name").is_none());
     }
 }

@@ -1,10 +1,14 @@
 //! Sending: the queue that survives, and waiting for it.
 
-use herold_store::records::QueueRecord;
-use ruma::{OwnedEventId, OwnedTransactionId, RoomId, TransactionId};
-use serde_json::Value;
+use std::time::Duration;
 
-use crate::{Client, ClientError};
+use herold_crypto::Entropy;
+use herold_machine::{AppEvent, MachineError};
+use herold_store::records::{QueueRecord, QueueState};
+use ruma::{OwnedEventId, OwnedTransactionId, RoomId, TransactionId};
+use serde_json::{Value, json};
+
+use crate::{Client, ClientError, OsEntropy, session::Session};
 
 impl Client {
     /// Sends a text message (`m.room.message`, `m.text`) and waits for the homeserver's answer.
@@ -12,8 +16,8 @@ impl Client {
     /// # Errors
     /// As for [`Client::send_event`].
     pub async fn send_text(&self, room: &RoomId, body: &str) -> Result<OwnedEventId, ClientError> {
-        let _ = (room, body);
-        Err(ClientError::Unsupported("in progress"))
+        let content = json!({ "msgtype": "m.text", "body": body });
+        self.send_event(room, "m.room.message", &content, None).await
     }
 
     /// Queues an event and waits until the homeserver has accepted it, however long that takes:
@@ -32,8 +36,21 @@ impl Client {
         content: &Value,
         txn: Option<OwnedTransactionId>,
     ) -> Result<OwnedEventId, ClientError> {
-        let _ = (room, event_type, content, txn);
-        Err(ClientError::Unsupported("in progress"))
+        let session = self.session();
+        if session.is_logged_out() {
+            return Err(ClientError::LoggedOut);
+        }
+        let txn = txn.unwrap_or_else(new_txn_id);
+        let ticket = session.outcomes.ticket((room.to_owned(), txn.clone()));
+        self.queue_event(room, event_type, content, Some(txn.clone()))?;
+        if let Some(outcome) = session.outcome_before(room, &txn)? {
+            return outcome;
+        }
+        let outcome = |session: &Session| match ticket.outcome()? {
+            None if session.is_logged_out() => Err(ClientError::LoggedOut),
+            outcome => Ok(outcome),
+        };
+        session.wait_until(Duration::MAX, outcome).await
     }
 
     /// Puts an event into the persistent queue and answers at once. What became of it comes as
@@ -49,8 +66,13 @@ impl Client {
         content: &Value,
         txn: Option<OwnedTransactionId>,
     ) -> Result<OwnedTransactionId, ClientError> {
-        let _ = (room, event_type, content, txn);
-        Err(ClientError::Unsupported("in progress"))
+        let queued = self.session().step(|machine, snapshot, cx| {
+            machine.queue_event(snapshot, cx, room, event_type, content, txn)
+        });
+        queued.map_err(|error| match error {
+            ClientError::BadResponse(what) => ClientError::InvalidInput(what),
+            error => error,
+        })
     }
 
     /// The queue, oldest first, with running numbers.
@@ -58,7 +80,7 @@ impl Client {
     /// # Errors
     /// Those of the store.
     pub fn queue(&self) -> Result<Vec<(u64, QueueRecord)>, ClientError> {
-        Err(ClientError::Unsupported("in progress"))
+        self.session().read(|machine, snapshot| machine.queue(snapshot))
     }
 
     /// Takes an event out of the queue. `false` if it is not in it, or may be on its way already.
@@ -66,8 +88,7 @@ impl Client {
     /// # Errors
     /// Those of the store.
     pub fn cancel(&self, txn: &TransactionId) -> Result<bool, ClientError> {
-        let _ = txn;
-        Err(ClientError::Unsupported("in progress"))
+        self.session().step(|machine, snapshot, cx| machine.cancel_queued(snapshot, cx, txn))
     }
 
     /// Tries an event again that was refused. `false` if there is none.
@@ -75,8 +96,7 @@ impl Client {
     /// # Errors
     /// Those of the store.
     pub fn retry(&self, txn: &TransactionId) -> Result<bool, ClientError> {
-        let _ = txn;
-        Err(ClientError::Unsupported("in progress"))
+        self.session().step(|machine, snapshot, cx| machine.retry_queued(snapshot, cx, txn))
     }
 
     /// The next message in the room gets a new room key.
@@ -84,7 +104,47 @@ impl Client {
     /// # Errors
     /// [`ClientError::UnknownRoom`]; those of the store.
     pub fn discard_room_key(&self, room: &RoomId) -> Result<(), ClientError> {
-        let _ = room;
-        Err(ClientError::Unsupported("in progress"))
+        self.session().step(|machine, snapshot, cx| {
+            if machine.room(snapshot, room)?.is_none() {
+                return Err(MachineError::UnknownRoom);
+            }
+            machine.discard_room_key(snapshot, cx, room)
+        })
     }
+}
+
+impl Session {
+    /// What became of an item that was queued under this id before: refused and still in the queue, or
+    /// sent and not yet acknowledged by the app.
+    fn outcome_before(
+        &self,
+        room: &RoomId,
+        txn: &TransactionId,
+    ) -> Result<Option<Result<OwnedEventId, ClientError>>, ClientError> {
+        let queue = self.read(|machine, snapshot| machine.queue(snapshot))?;
+        let item = queue.into_iter().find(|(_, row)| row.txn_id == txn && row.room_id == room);
+        match item.map(|(_, row)| row.state) {
+            Some(QueueState::Failed { errcode }) => {
+                return Ok(Some(Err(ClientError::SendFailed { errcode })));
+            }
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        let events =
+            self.read(|machine, snapshot| machine.events_after(snapshot, None, usize::MAX))?;
+        Ok(events.into_iter().rev().find_map(|(_, event)| match event {
+            AppEvent::Sent { room_id, txn_id, event_id } if room_id == room && txn_id == txn => {
+                Some(Ok(event_id))
+            }
+            _ => None,
+        }))
+    }
+}
+
+/// A transaction id nobody else uses.
+fn new_txn_id() -> OwnedTransactionId {
+    let mut random = [0; 16];
+    OsEntropy.fill(&mut random);
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.into()
 }

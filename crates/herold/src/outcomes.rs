@@ -1,0 +1,120 @@
+//! [`Outcomes`]: what became of queued events, for those who wait for it.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use herold_machine::AppEvent;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId};
+
+use crate::{ClientError, session::lock};
+
+/// A queued event.
+type Item = (OwnedRoomId, OwnedTransactionId);
+
+/// What became of queued events somebody waits for. Others leave no trace.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    awaited: Mutex<HashMap<Item, Awaited>>,
+}
+
+#[derive(Debug, Default)]
+struct Awaited {
+    waiting: usize,
+    outcome: Option<Result<OwnedEventId, String>>,
+}
+
+/// As long as it is there, the outcome of its item is kept.
+pub(crate) struct Ticket<'a> {
+    outcomes: &'a Outcomes,
+    item: Item,
+}
+
+impl Outcomes {
+    /// Waits for an item from now on.
+    pub(crate) fn ticket(&self, item: Item) -> Ticket<'_> {
+        lock(&self.awaited).entry(item.clone()).or_default().waiting += 1;
+        Ticket { outcomes: self, item }
+    }
+
+    /// Takes note of an event, if it says what became of an item.
+    pub(crate) fn note(&self, event: &AppEvent) {
+        let (item, outcome) = match event {
+            AppEvent::Sent { room_id, txn_id, event_id } => {
+                ((room_id.clone(), txn_id.clone()), Ok(event_id.clone()))
+            }
+            AppEvent::SendFailed { room_id, txn_id, errcode } => {
+                ((room_id.clone(), txn_id.clone()), Err(errcode.clone()))
+            }
+            _ => return,
+        };
+        if let Some(awaited) = lock(&self.awaited).get_mut(&item) {
+            awaited.outcome = Some(outcome);
+        }
+    }
+}
+
+impl Ticket<'_> {
+    /// What became of the item, if it is known.
+    pub(crate) fn outcome(&self) -> Result<Option<OwnedEventId>, ClientError> {
+        match lock(&self.outcomes.awaited).get(&self.item).and_then(|a| a.outcome.clone()) {
+            None => Ok(None),
+            Some(Ok(event_id)) => Ok(Some(event_id)),
+            Some(Err(errcode)) => Err(ClientError::SendFailed { errcode }),
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut awaited = lock(&self.outcomes.awaited);
+        if let Some(entry) = awaited.get_mut(&self.item) {
+            entry.waiting -= 1;
+            if entry.waiting == 0 {
+                awaited.remove(&self.item);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{event_id, room_id};
+
+    use super::*;
+
+    fn item() -> Item {
+        (room_id!("!r:x").to_owned(), "t1".into())
+    }
+
+    fn sent() -> AppEvent {
+        let (room_id, txn_id) = item();
+        AppEvent::Sent { room_id, txn_id, event_id: event_id!("$e").to_owned() }
+    }
+
+    #[test]
+    fn everybody_who_waits_is_told_and_nothing_is_kept_afterwards() {
+        let outcomes = Outcomes::default();
+        let (first, second) = (outcomes.ticket(item()), outcomes.ticket(item()));
+        assert_eq!(first.outcome().unwrap(), None);
+        outcomes.note(&sent());
+        drop(first);
+        assert_eq!(second.outcome().unwrap().unwrap(), "$e");
+        drop(second);
+        assert!(outcomes.awaited.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_no_trace() {
+        let outcomes = Outcomes::default();
+        outcomes.note(&sent());
+        assert_eq!(outcomes.ticket(item()).outcome().unwrap(), None);
+    }
+
+    #[test]
+    fn a_refusal_is_an_error_with_its_code() {
+        let outcomes = Outcomes::default();
+        let ticket = outcomes.ticket(item());
+        let (room_id, txn_id) = item();
+        outcomes.note(&AppEvent::SendFailed { room_id, txn_id, errcode: "M_FORBIDDEN".into() });
+        assert_eq!(ticket.outcome().unwrap_err().code(), "send_failed");
+    }
+}
