@@ -23,6 +23,20 @@ pub trait RecordKey: Sized + Clone + fmt::Debug + Ord {
     fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError>;
 }
 
+/// The lowest byte string above every string that starts with `prefix`: the exclusive end of a scan.
+/// `None` if there is none (the prefix is empty or all bytes 255).
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            return Some(end);
+        }
+    }
+    None
+}
+
 /// Appends a text component.
 pub(crate) fn push_text(out: &mut Vec<u8>, text: &str) {
     push_bytes(out, text.as_bytes());
@@ -86,5 +100,41 @@ impl<'a> KeyReader<'a> {
     /// [`KeyError`] if something is.
     pub fn end(self) -> Result<(), KeyError> {
         if self.0.is_empty() { Ok(()) } else { Err(KeyError) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_above_all_that_start_with_it() {
+        assert_eq!(prefix_end(b""), None);
+        assert_eq!(prefix_end(b"\xff\xff"), None);
+        assert_eq!(prefix_end(b"a").as_deref(), Some(&b"b"[..]));
+        assert_eq!(prefix_end(b"a\xff\xff").as_deref(), Some(&b"b"[..]));
+        assert_eq!(prefix_end(b"\xfe").as_deref(), Some(&b"\xff"[..]));
+        assert_eq!(prefix_end(b"\0\0").as_deref(), Some(&b"\0\x01"[..]));
+    }
+
+    #[test]
+    fn a_key_that_was_cut_or_grew_is_refused() {
+        let mut key = Vec::new();
+        push_text(&mut key, "a");
+        push_number(&mut key, 7);
+        let read = |bytes: &[u8]| -> Result<(String, u64), KeyError> {
+            let mut reader = KeyReader::new(bytes);
+            let parts = (reader.text()?.to_owned(), reader.number()?);
+            reader.end()?;
+            Ok(parts)
+        };
+        assert_eq!(read(&key).unwrap(), ("a".to_owned(), 7));
+        for length in 0..key.len() {
+            assert!(read(&key[..length]).is_err());
+        }
+        key.push(0);
+        assert!(read(&key).is_err());
+        assert!(read(b"\xff\xff\xff\xffabcdefgh").is_err());
+        assert!(read(b"\0\0\0\x01\xff\0\0\0\0\0\0\0\x01").is_err());
     }
 }

@@ -27,7 +27,7 @@ pub mod records;
 mod store;
 
 pub use change_set::{Change, ChangeSet, Durability};
-pub use key::{KeyError, KeyReader, RecordKey};
+pub use key::{KeyError, KeyReader, RecordKey, prefix_end};
 pub use memory::MemoryStore;
 pub use record::{Record, Table};
 pub use store::{ScanControl, Snapshot, SnapshotExt, Store, StoreError};

@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{ChangeSet, ScanControl, Snapshot, Store, StoreError, Table};
+use crate::{ChangeSet, ScanControl, Snapshot, Store, StoreError, Table, prefix_end};
 
 type Rows = BTreeMap<Vec<u8>, Zeroizing<Vec<u8>>>;
 
@@ -72,7 +72,7 @@ impl Snapshot for MemoryStore {
     ) -> Result<(), StoreError> {
         // Keys with the prefix stand together: what comes before them ends the scan, what comes
         // after them is skipped by starting below their upper bound.
-        let after_prefix = successor(prefix);
+        let after_prefix = prefix_end(prefix);
         let end = match (before, after_prefix.as_deref()) {
             (Some(before), Some(after)) => Bound::Excluded(before.min(after)),
             (Some(bound), None) | (None, Some(bound)) => Bound::Excluded(bound),
@@ -114,10 +114,41 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// The lowest byte string above every string with this prefix; `None` if there is none.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut next = prefix[..=last].to_vec();
-    next[last] += 1;
-    Some(next)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        SnapshotExt,
+        records::{CounterRecord, NameKey},
+    };
+
+    fn commit(store: &mut MemoryStore, next: u64) {
+        let mut changes = ChangeSet::new();
+        changes.put(&NameKey { name: "n".to_owned() }, &CounterRecord { next });
+        store.commit(&changes).unwrap();
+    }
+
+    fn next(store: &MemoryStore) -> u64 {
+        store.load::<CounterRecord>(&NameKey { name: "n".to_owned() }).unwrap().unwrap().next
+    }
+
+    #[test]
+    fn a_clone_keeps_the_state_of_its_instant() {
+        let mut store = MemoryStore::new();
+        commit(&mut store, 1);
+        let mut kept = store.clone();
+        commit(&mut store, 2);
+        assert_eq!((next(&store), next(&kept)), (2, 1));
+        commit(&mut kept, 3);
+        assert_eq!((next(&store), next(&kept)), (2, 3));
+    }
+
+    #[test]
+    fn debug_output_counts_rows_and_prints_none() {
+        let mut store = MemoryStore::new();
+        let mut changes = ChangeSet::new();
+        changes.put_row(Table::Account, b"a key".to_vec(), b"a value".to_vec());
+        store.commit(&changes).unwrap();
+        assert_eq!(format!("{store:?}"), r#"{"account": 1}"#);
+    }
 }
