@@ -56,6 +56,8 @@ mod send;
 mod session;
 mod sync;
 mod tasks;
+#[cfg(test)]
+mod test_support;
 mod transport;
 
 pub use builder::ClientBuilder;
