@@ -1,0 +1,169 @@
+//! The commands for people and scripts.
+
+mod account;
+mod devices;
+mod files;
+mod inspect;
+mod listen;
+mod messages;
+mod rooms;
+
+use std::{path::PathBuf, time::Duration};
+
+use herold::{Client, ClientBuilder, ClientError, Deployment, Policy};
+
+use crate::{
+    args::{Command, Global},
+    failure::{Failure, Kind},
+    output::Output,
+    progress::Progress,
+    secrets::{self, Purpose},
+};
+
+/// The store itself, in the store's folder.
+pub const STORE_FILE: &str = "store.db";
+
+/// Carries a command out.
+///
+/// # Errors
+/// With the exit code and what to tell.
+pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
+    let setting = Setting::new(global);
+    match command {
+        Command::Login(args) => account::login(&setting, args).await,
+        Command::Logout(_) => account::logout(&setting).await,
+        Command::Rooms(args) => rooms::rooms(&setting, args).await,
+        Command::CreateRoom(args) => rooms::create(&setting, args).await,
+        Command::Join(args) => rooms::join(&setting, args).await,
+        Command::Invite(args) => rooms::invite(&setting, args).await,
+        Command::Leave(args) => rooms::leave(&setting, args).await,
+        Command::Kick(args) => rooms::kick(&setting, args).await,
+        Command::Members(args) => rooms::members(&setting, args).await,
+        Command::Send(args) => messages::send(&setting, args).await,
+        Command::SendFile(args) => files::send_file(&setting, args).await,
+        Command::Download(args) => files::download(&setting, args).await,
+        Command::Listen(args) => listen::listen(&setting, args).await,
+        Command::History(args) => messages::history(&setting, args).await,
+        Command::Devices(args) => devices::devices(&setting, args).await,
+        Command::Inspect(_) => inspect::inspect(&setting).await,
+        Command::Rpc => crate::rpc::run().await,
+    }
+}
+
+/// Whether a command needs to know what is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// What the store has will do.
+    Stored,
+    /// Everything the server has first: who is in a room, and with which devices.
+    CaughtUp,
+}
+
+impl Freshness {
+    /// For commands with `--offline`.
+    pub fn unless(offline: bool) -> Self {
+        if offline { Self::Stored } else { Self::CaughtUp }
+    }
+}
+
+/// What all commands have in common.
+pub struct Setting {
+    /// The global options.
+    pub global: Global,
+    /// Where the answer goes.
+    pub output: Output,
+    /// Where progress goes.
+    pub progress: Progress,
+}
+
+impl Setting {
+    fn new(global: Global) -> Self {
+        let output = Output::new(global.json);
+        let progress = Progress::new(global.quiet);
+        Self { global, output, progress }
+    }
+
+    /// The store's folder.
+    pub fn folder(&self) -> Result<PathBuf, Failure> {
+        self.global.store.clone().map_or_else(secrets::default_store, Ok)
+    }
+
+    /// Opens the account in the store.
+    pub async fn open(&self) -> Result<Client, Failure> {
+        let folder = self.folder()?;
+        let file = folder.join(STORE_FILE);
+        if !file.exists() {
+            return Err(Failure::new(
+                Kind::NotLoggedIn,
+                format!("there is no account in {}: 'herold login' makes one", folder.display()),
+            ));
+        }
+        let key = secrets::store_key(&self.global, Purpose::Open)?;
+        let opened = ClientBuilder::new()
+            .deployment(deployment(Policy::default()))
+            .store_path(file)
+            .store_key(key)
+            .resume();
+        Ok(self.progress.during("opening the store", opened).await?)
+    }
+
+    /// Opens the account, does `work`, and closes it whatever came of it.
+    pub async fn with_client<T>(
+        &self,
+        freshness: Freshness,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let client = self.open().await?;
+        let outcome = match freshness {
+            Freshness::Stored => work(&client).await,
+            Freshness::CaughtUp => match self.catch_up(&client).await {
+                Ok(()) => work(&client).await,
+                Err(failure) => Err(failure),
+            },
+        };
+        let closed = self.progress.during("closing the store", client.close()).await;
+        outcome.and_then(|done| closed.map(|()| done).map_err(Failure::from))
+    }
+
+    /// Takes in what came since the last time, and goes on taking in.
+    async fn catch_up(&self, client: &Client) -> Result<(), Failure> {
+        // The server hands out what is for this device alone in portions.
+        const PORTIONS: usize = 100;
+        self.within("catching up", async {
+            for _ in 0..PORTIONS {
+                if client.sync_once(Duration::ZERO).await?.to_device == 0 {
+                    break;
+                }
+            }
+            client.start_sync()
+        })
+        .await
+    }
+
+    /// Waits for `work`, showing `what` meanwhile, but no longer than `--timeout` says.
+    pub async fn within<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, Failure> {
+        let limit = Duration::from_secs(self.global.timeout);
+        match tokio::time::timeout(limit, self.progress.during(what, work)).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => {
+                self.progress.interrupted();
+                let seconds = self.global.timeout;
+                Err(Failure::new(Kind::NoAnswer, format!("{what}: not done in {seconds} s")))
+            }
+        }
+    }
+}
+
+/// The `herold` command as a deployment: unbranded, with the policy chosen at login.
+pub fn deployment(policy: Policy) -> Deployment {
+    Deployment {
+        name: "herold".to_owned(),
+        policy,
+        device_display_name: "Herold (command line)".to_owned(),
+        ..Deployment::default()
+    }
+}

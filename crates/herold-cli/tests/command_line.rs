@@ -1,0 +1,133 @@
+//! The `herold` command as a process: help, exit codes, and where secrets do not go.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// Runs the command without a terminal, and without anything from the environment.
+fn herold(home: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_herold"))
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn help_tells_where_secrets_come_from_and_what_exit_codes_mean() {
+    let home = tempfile::tempdir().unwrap();
+    let help = text(&herold(home.path(), &["--help"]).stdout);
+    for word in [
+        "HEROLD_PASSWORD",
+        "HEROLD_STORE_PASSPHRASE",
+        "HEROLD_STORE_KEY_FILE",
+        "--password-stdin",
+        "Exit codes",
+        "Examples",
+    ] {
+        assert!(help.contains(word), "{word} is missing in:\n{help}");
+    }
+}
+
+#[test]
+fn every_command_has_help() {
+    let home = tempfile::tempdir().unwrap();
+    for command in [
+        "login",
+        "logout",
+        "rooms",
+        "create-room",
+        "join",
+        "invite",
+        "leave",
+        "kick",
+        "members",
+        "send",
+        "send-file",
+        "download",
+        "listen",
+        "history",
+        "devices",
+        "inspect",
+        "rpc",
+    ] {
+        let output = herold(home.path(), &[command, "--help"]);
+        assert!(output.status.success(), "{command}");
+        assert!(text(&output.stdout).contains("Usage: herold"), "{command}");
+    }
+}
+
+#[test]
+fn wrong_arguments_end_with_two() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["nonsense"][..],
+        &["send"],
+        &["join", "nonsense"],
+        &["login", "--homeserver", "https://h", "--password", "hunter2", "alice"],
+    ] {
+        assert_eq!(herold(home.path(), arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_an_account_it_says_how_to_get_one() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [&["rooms"][..], &["inspect"], &["logout"], &["send", "!r:h", "hi"]] {
+        let output = herold(home.path(), arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).contains("herold login"));
+    }
+    let left = std::fs::read_dir(home.path()).unwrap().count();
+    assert_eq!(left, 0, "looking for an account made something");
+}
+
+#[test]
+fn without_a_terminal_nobody_is_asked() {
+    let home = tempfile::tempdir().unwrap();
+    // In a session of its own it has no terminal, wherever the tests run.
+    let output = Command::new("setsid")
+        .args(["--wait", env!("CARGO_BIN_EXE_herold")])
+        .args(["login", "--homeserver", "http://127.0.0.1:1", "alice"])
+        .env_remove("HEROLD_PASSWORD")
+        .env("HOME", home.path())
+        .stdin(Stdio::null())
+        .output();
+    // There is no setsid everywhere.
+    let Ok(output) = output else { return };
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--password-stdin"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_failed_login_leaves_no_secret_anywhere() {
+    let home = tempfile::tempdir().unwrap();
+    let key_file = home.path().join("key");
+    let output = Command::new(env!("CARGO_BIN_EXE_herold"))
+        .args(["--timeout", "5", "--store-key-file"])
+        .arg(&key_file)
+        .args(["login", "--homeserver", "http://127.0.0.1:1", "alice"])
+        .env_clear()
+        .env("HOME", home.path())
+        .env("HEROLD_PASSWORD", "hunter2")
+        .env("HEROLD_LOG", "trace")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let key = std::fs::read_to_string(&key_file).unwrap();
+    for said in [text(&output.stdout), text(&output.stderr)] {
+        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!said.contains(key.trim()), "{said}");
+    }
+}
