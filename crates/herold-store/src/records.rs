@@ -336,6 +336,8 @@ pub struct AccountRecord {
     pub device_id: OwnedDeviceId,
     /// The public identity keys.
     pub keys: IdentityKeys,
+    /// The signed `device_keys` object, as JSON text: it never changes.
+    pub signed_keys: String,
     /// The Olm account. Secret.
     pub pickle: SecretBytes,
     /// When it was made.

@@ -1,0 +1,159 @@
+//! Commits and checkpoints.
+
+use std::sync::atomic::Ordering;
+
+use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError, Table};
+use rusqlite::params;
+
+use crate::{
+    SqliteStore,
+    error::{from_io, from_sqlite},
+    mark::Demand,
+    wal,
+};
+
+impl Store for SqliteStore {
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+        self.usable()?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        // The first commit after the log was emptied goes to the medium, so that a mark can ask for it.
+        let full = changes.durability() == Durability::Full || !self.marked;
+        self.set_synchronous(full)?;
+        if let Err(error) = self.apply(changes) {
+            self.take_back();
+            return Err(error);
+        }
+        // It is committed: from here on nothing may say otherwise.
+        if full {
+            self.marked = self.demand_log().is_ok();
+        }
+        if self.frames.load(Ordering::Relaxed) >= self.checkpoint_pages {
+            let _ = self.checkpoint();
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> &dyn Snapshot {
+        self
+    }
+}
+
+impl SqliteStore {
+    /// Moves the log's pages into the database and empties the log.
+    ///
+    /// A commit does this by itself when the log has grown to
+    /// [`StoreOptions::checkpoint_pages`](crate::StoreOptions::checkpoint_pages), closing does it always.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if it could not all be moved; every commit is safe in the log.
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.usable()?;
+        if self.frames.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        // First the mark: a log may be emptied only when nothing asks for it any more.
+        self.marked = false;
+        self.mark.clear().map_err(|error| from_io(&error, "writing the mark"))?;
+        let busy: bool = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|error| from_sqlite(&error, "emptying the log"))?;
+        if busy {
+            return Err(StoreError::Io("the log is in use".to_owned()));
+        }
+        self.frames.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn usable(&self) -> Result<(), StoreError> {
+        if self.broken {
+            return Err(StoreError::Io("a failed commit could not be taken back".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+        let doing = "committing";
+        let run = |sql: &str| -> rusqlite::Result<()> {
+            self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
+        };
+        run("BEGIN IMMEDIATE").map_err(|error| from_sqlite(&error, doing))?;
+        #[cfg(test)]
+        let mut left = self.fail_after.take();
+        for (table, key, value) in changes.iter() {
+            #[cfg(test)]
+            tests_fail(&mut left)?;
+            let written = match value {
+                Some(value) => self
+                    .connection
+                    .prepare_cached(&put(table))
+                    .and_then(|mut statement| statement.execute(params![key, value])),
+                None => self
+                    .connection
+                    .prepare_cached(&delete(table))
+                    .and_then(|mut statement| statement.execute(params![key])),
+            };
+            written.map_err(|error| from_sqlite(&error, doing))?;
+        }
+        #[cfg(test)]
+        if left.is_some() {
+            tests_fail(&mut Some(0))?;
+        }
+        run("COMMIT").map_err(|error| from_sqlite(&error, doing))
+    }
+
+    /// Rolls back what a failed commit has left, if SQLite has not done so itself.
+    fn take_back(&mut self) {
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.broken = !self.connection.is_autocommit();
+    }
+
+    /// Has the mark ask for the log as it is now.
+    fn demand_log(&mut self) -> std::io::Result<()> {
+        let salts = wal::salts(&self.files.log())?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        self.mark.demand(Demand::new(salts, self.frames.load(Ordering::Relaxed)))
+    }
+
+    fn set_synchronous(&mut self, full: bool) -> Result<(), StoreError> {
+        if self.synchronous != Some(full) {
+            self.synchronous = None;
+            self.connection
+                .execute_batch(if full {
+                    "PRAGMA synchronous = FULL"
+                } else {
+                    "PRAGMA synchronous = NORMAL"
+                })
+                .map_err(|error| from_sqlite(&error, "preparing a commit"))?;
+            self.synchronous = Some(full);
+        }
+        Ok(())
+    }
+}
+
+fn put(table: Table) -> String {
+    format!(
+        "INSERT INTO t_{}(k, v) VALUES (?1, ?2) ON CONFLICT(k) DO UPDATE SET v = excluded.v",
+        table.name()
+    )
+}
+
+fn delete(table: Table) -> String {
+    format!("DELETE FROM t_{} WHERE k = ?1", table.name())
+}
+
+/// Fails as a full disk does when so many rows have been written, or all of them.
+#[cfg(test)]
+fn tests_fail(left: &mut Option<usize>) -> Result<(), StoreError> {
+    match left {
+        Some(0) => Err(StoreError::Io("a failure that was asked for".to_owned())),
+        Some(rows) => {
+            *rows -= 1;
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,57 @@
+//! Looking at a store as a whole, for support tools.
+
+use herold_store::{StoreError, Table};
+
+use crate::{SqliteStore, error::from_sqlite};
+
+impl SqliteStore {
+    /// How many rows each table has, in the order of [`Table::ALL`]. No secret.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Io`] if a table cannot be read.
+    pub fn table_counts(&self) -> Result<Vec<(Table, u64)>, StoreError> {
+        self.usable()?;
+        let count = |table: &Table| -> rusqlite::Result<(Table, u64)> {
+            let sql = format!("SELECT count(*) FROM t_{}", table.name());
+            let rows: i64 = self.connection.query_row(&sql, [], |row| row.get(0))?;
+            Ok((*table, rows.unsigned_abs()))
+        };
+        Table::ALL
+            .iter()
+            .map(|table| count(table).map_err(|error| from_sqlite(&error, "counting rows")))
+            .collect()
+    }
+
+    /// Authenticates every page of the database and checks that its trees and indices agree. Reads the
+    /// whole file.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if anything is wrong.
+    pub fn integrity_check(&mut self) -> Result<(), StoreError> {
+        // The pages are checked in the file, so they have to be there.
+        self.checkpoint()?;
+        for (sql, good) in
+            [("PRAGMA cipher_integrity_check", None), ("PRAGMA integrity_check", Some("ok"))]
+        {
+            let problems = self
+                .problems(sql, good)
+                .map_err(|error| from_sqlite(&error, "checking the database"))?;
+            if problems > 0 {
+                return Err(StoreError::Corrupt(format!("{problems} faults in the database")));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many rows a check returns other than the `good` one.
+    fn problems(&self, sql: &str, good: Option<&str>) -> rusqlite::Result<usize> {
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut problems = 0;
+        while let Some(row) = rows.next()? {
+            let text: String = row.get(0)?;
+            problems += usize::from(Some(text.as_str()) != good);
+        }
+        Ok(problems)
+    }
+}

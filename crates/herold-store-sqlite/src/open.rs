@@ -1,0 +1,299 @@
+//! [`SqliteStore`]: making, opening and closing.
+
+use std::{
+    fmt::{self, Write as _},
+    fs::File,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use herold_store::StoreError;
+use rusqlite::{Connection, OpenFlags, config::DbConfig, hooks::Wal};
+use zeroize::Zeroizing;
+
+use crate::{
+    StoreKey, StoreOptions,
+    error::{from_io, from_sqlite},
+    files::{Files, Presence, private},
+    header::{self, DataKey},
+    lock::ProcessLock,
+    mark::Mark,
+    schema, wal,
+};
+
+/// A session store in a directory, open and locked for this process.
+///
+/// Reads and commits are synchronous; a commit of [`Durability::Full`](herold_store::Durability::Full)
+/// waits for the medium. The store can be sent to another thread, not shared between threads.
+///
+/// Dropping it closes it as [`SqliteStore::close`] does, but cannot say whether that went well.
+pub struct SqliteStore {
+    // In this order: the connection has to be gone before the lock is.
+    pub(crate) connection: Connection,
+    pub(crate) mark: Mark,
+    pub(crate) files: Files,
+    /// Frames in the log after the last commit, as SQLite reports them.
+    pub(crate) frames: Arc<AtomicU32>,
+    /// The mark demands this filling of the log.
+    pub(crate) marked: bool,
+    /// Whether a commit waits for the medium as things are set now.
+    pub(crate) synchronous: Option<bool>,
+    /// A failed commit could not be taken back: no more reads, no more commits.
+    pub(crate) broken: bool,
+    pub(crate) checkpoint_pages: u32,
+    #[cfg(test)]
+    pub(crate) fail_after: Option<usize>,
+    _lock: ProcessLock,
+}
+
+impl SqliteStore {
+    /// Opens the store in the directory `path`. Makes nothing.
+    ///
+    /// # Errors
+    /// - [`StoreError::NotFound`] if there is no store.
+    /// - [`StoreError::Locked`] if another process, or another part of this one, has it open.
+    /// - [`StoreError::WrongKey`] if `key` is not this store's.
+    /// - [`StoreError::Corrupt`] if a part of it is missing or damaged; nothing was changed.
+    /// - [`StoreError::TooNew`] if a newer version wrote it; nothing was changed.
+    /// - [`StoreError::Io`] if the medium failed.
+    pub fn open(
+        path: impl AsRef<Path>,
+        key: &StoreKey,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let files = Files::new(path.as_ref())?;
+        // Before the lock, so that looking for a store leaves no file behind.
+        if files.presence()? == Presence::Nothing {
+            return Err(StoreError::NotFound);
+        }
+        let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
+        match files.presence()? {
+            Presence::Nothing => return Err(StoreError::NotFound),
+            Presence::Broken(what) => return Err(StoreError::Corrupt(what.to_owned())),
+            Presence::Unnamed | Presence::Whole => {}
+        }
+        let header = std::fs::read(files.header())
+            .map_err(|error| from_io(&error, "reading the key file"))?;
+        let data_key = header::unseal(&header, key)?;
+        if files.presence()? == Presence::Unnamed {
+            files.name_database()?;
+        }
+        Self::open_locked(files, lock, &data_key, options)
+    }
+
+    /// Makes an empty store in the directory `path`, which is made too if it is not there.
+    ///
+    /// A kill or a power loss leaves either the store or nothing that the next call minds.
+    ///
+    /// # Errors
+    /// - [`StoreError::Exists`] if there is a store, in whatever state.
+    /// - [`StoreError::Locked`] if somebody else is making one.
+    /// - [`StoreError::Io`] if the medium failed.
+    pub fn create(
+        path: impl AsRef<Path>,
+        key: &StoreKey,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let files = Files::new(path.as_ref())?;
+        if files.presence()? != Presence::Nothing {
+            return Err(StoreError::Exists);
+        }
+        files.make_directory()?;
+        let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
+        if files.presence()? != Presence::Nothing {
+            return Err(StoreError::Exists);
+        }
+        files.remove_leftovers()?;
+        let data_key = header::new_data_key()?;
+        let header = header::seal(&data_key, key, options.passphrase_cost)?;
+        make_database(&files, &data_key, options)?;
+        Mark::create(&files.mark())?;
+        // From here on it is a store: all of its parts are on the medium.
+        files.replace_header(&header)?;
+        files.name_database()?;
+        Self::open_locked(files, lock, &data_key, options)
+    }
+
+    /// Opens the store in the directory `path`, or makes one if there is none at all. A store that is
+    /// damaged, or of which a part is left, is an error and never made anew.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`] and [`SqliteStore::create`].
+    pub fn open_or_create(
+        path: impl AsRef<Path>,
+        key: &StoreKey,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        match Self::open(path.as_ref(), key, options) {
+            Err(StoreError::NotFound) => {}
+            opened => return opened,
+        }
+        match Self::create(path.as_ref(), key, options) {
+            // Made by somebody else in between.
+            Err(StoreError::Exists) => Self::open(path, key, options),
+            made => made,
+        }
+    }
+
+    fn open_locked(
+        files: Files,
+        lock: ProcessLock,
+        data_key: &DataKey,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let (mark, demand) = Mark::open(&files.mark())?;
+        let log = wal::read(&files.log()).map_err(|error| from_io(&error, "reading the log"))?;
+        if !demand.is_met_by(log.as_ref()) {
+            // SQLite would open the store as it was some commits ago.
+            return Err(StoreError::Corrupt(
+                "committed changes are missing from the log".to_owned(),
+            ));
+        }
+        let frames = Arc::new(AtomicU32::new(log.map_or(0, |log| log.frames)));
+        let mut connection = connect(&files.database(), data_key, options)?;
+        let doing = "opening the database";
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(|error| from_sqlite(&error, doing))?;
+        let seen = Arc::clone(&frames);
+        connection
+            .wal_hook(Some(move |_: &mut Wal, pages| {
+                seen.store(u32::try_from(pages).unwrap_or(u32::MAX), Ordering::Relaxed);
+                Ok(())
+            }))
+            .map_err(|error| from_sqlite(&error, doing))?;
+        schema::migrate(&mut connection)?;
+        Ok(Self {
+            connection,
+            mark,
+            files,
+            frames,
+            marked: false,
+            synchronous: None,
+            broken: false,
+            checkpoint_pages: options.checkpoint_pages,
+            #[cfg(test)]
+            fail_after: None,
+            _lock: lock,
+        })
+    }
+
+    /// Moves everything into the database file, and lets go of the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if it could not all be moved. Nothing is lost: the rest is in the log, and the
+    /// next opening takes it from there.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.checkpoint()
+    }
+
+    /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
+    /// who had the old key *and* a copy of the old key file can still read copies of the database.
+    ///
+    /// # Errors
+    /// - [`StoreError::WrongKey`] if `old` is not the store's key.
+    /// - [`StoreError::Corrupt`] if the key file is damaged.
+    /// - [`StoreError::Io`] if the medium failed; then one of the two keys opens the store.
+    pub fn change_key(
+        &mut self,
+        old: &StoreKey,
+        new: &StoreKey,
+        options: &StoreOptions,
+    ) -> Result<(), StoreError> {
+        let header = std::fs::read(self.files.header())
+            .map_err(|error| from_io(&error, "reading the key file"))?;
+        let data_key = header::unseal(&header, old)?;
+        self.files.replace_header(&header::seal(&data_key, new, options.passphrase_cost)?)
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // What fails here is in the log still.
+        let _ = self.checkpoint();
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SqliteStore(..)")
+    }
+}
+
+/// Makes the database under the name that it has until it is whole.
+fn make_database(
+    files: &Files,
+    data_key: &DataKey,
+    options: &StoreOptions,
+) -> Result<(), StoreError> {
+    let path = files.new_database();
+    let made = |error: std::io::Error| from_io(&error, "making the database");
+    private().write(true).create_new(true).open(&path).map_err(made)?;
+    let mut connection = connect(&path, data_key, options)?;
+    schema::create(&mut connection)?;
+    // The last connection empties and removes the log.
+    connection.close().map_err(|(_, error)| from_sqlite(&error, "making the database"))?;
+    File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(made)
+}
+
+/// Opens the database file at `path`, which is there, and takes SQLite's lock on it.
+fn connect(
+    path: &Path,
+    data_key: &DataKey,
+    options: &StoreOptions,
+) -> Result<Connection, StoreError> {
+    let doing = "opening the database";
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(|error| from_sqlite(&error, doing))?;
+    let configure = || -> rusqlite::Result<String> {
+        // Whoever holds the store keeps it: waiting would not help.
+        connection.busy_timeout(Duration::ZERO)?;
+        connection.set_prepared_statement_cache_capacity(512);
+        // SQLCipher would write to the standard error stream of whatever program this is.
+        connection.execute_batch("PRAGMA cipher_log_level = NONE")?;
+        if options.wipe_memory {
+            connection.execute_batch("PRAGMA cipher_memory_security = ON")?;
+        }
+        connection.execute_batch(&key_statement(data_key))?;
+        connection.execute_batch(&format!(
+            "PRAGMA cipher_page_size = 4096;
+             PRAGMA cipher_hmac_algorithm = HMAC_SHA512;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA locking_mode = EXCLUSIVE;
+             PRAGMA secure_delete = ON;
+             PRAGMA trusted_schema = OFF;
+             PRAGMA cell_size_check = ON;
+             PRAGMA fullfsync = ON;
+             PRAGMA checkpoint_fullfsync = ON;
+             PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0;
+             PRAGMA cache_size = -{};",
+            options.cache_kib
+        ))?;
+        // The first read: the key is put to the test, and the log is taken in.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+    };
+    match configure() {
+        Ok(mode) if mode == "wal" => Ok(connection),
+        Ok(_) => Err(StoreError::Io("SQLite cannot keep a write-ahead log here".to_owned())),
+        Err(error) => Err(from_sqlite(&error, doing)),
+    }
+}
+
+/// The statement that gives SQLCipher the key as it is, without a derivation of its own.
+fn key_statement(data_key: &DataKey) -> Zeroizing<String> {
+    let mut statement = Zeroizing::new(String::with_capacity(96));
+    statement.push_str("PRAGMA key = \"x'");
+    for byte in data_key.iter() {
+        // Writing to a string does not fail.
+        let _ = write!(statement, "{byte:02x}");
+    }
+    statement.push_str("'\"");
+    statement
+}

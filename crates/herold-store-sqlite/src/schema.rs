@@ -1,0 +1,136 @@
+//! The schema and its migrations.
+//!
+//! A released step is never changed: a new version is a new step at the end. The tables of a step are
+//! named here and not taken from [`Table::ALL`](herold_store::Table::ALL), which grows.
+
+use herold_store::StoreError;
+use rusqlite::Connection;
+
+use crate::error::from_sqlite;
+
+/// How a table lies on disk. Measured: a row inside the key's tree is found and scanned fastest while it
+/// is small, but from some hundred bytes on it makes that tree so coarse that a random insert dirties
+/// several times as many pages.
+#[derive(Clone, Copy)]
+enum Layout {
+    /// Rows in the tree of their keys: small rows.
+    Small,
+    /// Rows in a tree of their own, found through an index of keys: ratchets, events, JSON.
+    Large,
+}
+
+enum Step {
+    Table(&'static str, Layout),
+}
+
+use Layout::{Large, Small};
+
+/// The steps to each version, from 1.
+const MIGRATIONS: &[&[Step]] = &[&[
+    Step::Table("account", Large),
+    Step::Table("key_upload", Small),
+    Step::Table("login", Small),
+    Step::Table("sync", Small),
+    Step::Table("policy", Small),
+    Step::Table("counter", Small),
+    Step::Table("olm_session", Large),
+    Step::Table("olm_hash", Small),
+    Step::Table("inbound_session", Large),
+    Step::Table("outbound_session", Large),
+    Step::Table("outbound_counter", Small),
+    Step::Table("share", Small),
+    Step::Table("device", Large),
+    Step::Table("device_by_key", Small),
+    Step::Table("blocked", Small),
+    Step::Table("identity", Large),
+    Step::Table("tracked_user", Small),
+    Step::Table("outdated_user", Small),
+    Step::Table("claim", Small),
+    Step::Table("room", Small),
+    Step::Table("member", Small),
+    Step::Table("event", Large),
+    Step::Table("timeline", Small),
+    Step::Table("waiting", Small),
+    Step::Table("megolm_index", Small),
+    Step::Table("session_room", Small),
+    Step::Table("withheld", Small),
+    Step::Table("outbox", Large),
+    Step::Table("queue", Large),
+    Step::Table("app_event", Large),
+    Step::Table("backoff", Small),
+]];
+
+/// The newest version, which this code reads and writes.
+pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// Gives a new database its tables.
+pub(crate) fn create(connection: &mut Connection) -> Result<(), StoreError> {
+    migrate_from(connection, 0)
+}
+
+/// Brings an existing database to [`VERSION`], all steps in one transaction.
+///
+/// # Errors
+/// [`StoreError::TooNew`], and then nothing was changed.
+pub(crate) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| from_sqlite(&error, "reading the schema version"))?;
+    match found {
+        0 => Err(StoreError::Corrupt("the database has no schema".to_owned())),
+        VERSION => Ok(()),
+        older if older < VERSION => migrate_from(connection, older),
+        _ => Err(StoreError::TooNew { found, supported: VERSION }),
+    }
+}
+
+fn migrate_from(connection: &mut Connection, found: u32) -> Result<(), StoreError> {
+    let mut apply = || -> rusqlite::Result<()> {
+        let transaction = connection.transaction()?;
+        for step in MIGRATIONS.iter().skip(found as usize).copied().flatten() {
+            match step {
+                Step::Table(name, Small) => transaction.execute_batch(&format!(
+                    "CREATE TABLE t_{name}(k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"
+                ))?,
+                Step::Table(name, Large) => transaction.execute_batch(&format!(
+                    "CREATE TABLE t_{name}(k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL)"
+                ))?,
+            }
+        }
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()
+    };
+    apply().map_err(|error| from_sqlite(&error, "bringing the schema up to date"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use herold_store::Table;
+
+    use super::*;
+
+    #[test]
+    fn every_table_of_the_contract_is_made() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        create(&mut connection).unwrap();
+        let mut query =
+            connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+        let made: BTreeSet<String> =
+            query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let asked = Table::ALL.iter().map(|table| format!("t_{}", table.name())).collect();
+        assert_eq!(made, asked, "a new table is a new migration step");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_a_missing_one_is_damage() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert!(matches!(migrate(&mut connection), Err(StoreError::Corrupt(_))));
+        create(&mut connection).unwrap();
+        migrate(&mut connection).unwrap();
+        connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
+        let error = migrate(&mut connection).unwrap_err();
+        assert!(matches!(error, StoreError::TooNew { found, .. } if found == VERSION + 1));
+    }
+}

@@ -1,0 +1,77 @@
+//! What things cost here, printed (`--nocapture`). The limits are far above what any machine should
+//! need: they catch a wrong order, not a slow disk.
+
+use std::time::{Duration, Instant};
+
+use herold_store::{ChangeSet, Snapshot, Store, Table};
+use herold_store_sqlite::{PassphraseCost, SqliteStore, StoreOptions};
+
+use crate::{Place, cheap, create, passphrase, raw};
+
+fn timed<T>(what: &str, times: u32, run: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = run();
+    let each = started.elapsed() / times;
+    println!("{what}: {:.1} us", each.as_secs_f64() * 1e6);
+    assert!(each < Duration::from_secs(10), "{what}");
+    result
+}
+
+fn commits(store: &mut SqliteStore, count: u32, rows: u32, full: bool) {
+    for at in 0..count {
+        let mut changes = ChangeSet::new();
+        for row in 0..rows {
+            let at = u64::from(at * rows + row).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let key = [&b"!room:example.org"[..], &at.to_be_bytes()].concat();
+            changes.put_row(Table::Event, key.clone(), vec![1; 700]);
+            changes.put_row(Table::Timeline, key, vec![2; 60]);
+        }
+        changes.put_row(Table::Sync, Vec::new(), at.to_be_bytes().to_vec());
+        if full {
+            changes.require_full();
+        }
+        store.commit(&changes).unwrap();
+    }
+}
+
+#[test]
+fn what_commits_reads_and_openings_cost() {
+    let place = Place::new();
+    let mut store = timed("create", 1, || create(&place, &raw(1)));
+    timed("commit of 3 rows, Full", 300, || commits(&mut store, 300, 1, true));
+    timed("commit of 3 rows, Process", 300, || commits(&mut store, 300, 1, false));
+    timed("commit of 101 rows, Full", 40, || commits(&mut store, 40, 50, true));
+    timed("a row of a commit of 20,001 rows", 20_001, || commits(&mut store, 1, 10_000, true));
+    let key = [&b"!room:example.org"[..], &0_u64.to_be_bytes()].concat();
+    timed("get, cached", 2000, || {
+        for _ in 0..2000 {
+            store.get(Table::Event, &key).unwrap().unwrap();
+        }
+    });
+    timed("get, none there", 2000, || {
+        for _ in 0..2000 {
+            assert!(store.get(Table::OlmHash, &key).unwrap().is_none());
+        }
+    });
+    let rows = store.table_counts().unwrap();
+    println!("rows: {}", rows.iter().map(|(_, rows)| rows).sum::<u64>());
+    timed("close", 1, || store.close().unwrap());
+    let mut store =
+        timed("open", 1, || SqliteStore::open(place.store(), &raw(1), &cheap()).unwrap());
+    timed("integrity check", 1, || store.integrity_check().unwrap());
+}
+
+#[test]
+fn what_a_passphrase_costs() {
+    let place = Place::new();
+    let cost = PassphraseCost::default();
+    println!("Argon2id: {} KiB, {} passes", cost.memory_kib(), cost.passes());
+    let options = StoreOptions::default();
+    let key = passphrase("p");
+    drop(timed("create with a passphrase", 1, || {
+        SqliteStore::create(place.store(), &key, &options).unwrap()
+    }));
+    timed("open with a passphrase", 1, || {
+        SqliteStore::open(place.store(), &key, &options).unwrap()
+    });
+}
