@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use herold_crypto::Account;
-use herold_store::records::{
-    AccountRecord, BackoffRecord, KeyUploadRecord, NameKey, Only, TrackedUserRecord, UserKey,
+use herold_crypto::{Account, IdentityKeys};
+use herold_store::{
+    StoreError,
+    records::{
+        AccountRecord, BackoffRecord, KeyUploadRecord, NameKey, Only, TrackedUserRecord, UserKey,
+    },
 };
-use herold_trust::{MEGOLM, OLM};
-use ruma::{OwnedDeviceId, OwnedUserId};
+use herold_trust::{MEGOLM, OLM, Timestamp};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::{Value, json};
 
 use crate::{
@@ -29,54 +32,56 @@ const ONE_TIME_KEYS: u64 = 50;
 pub(crate) const UPLOAD: &str = "keys/upload";
 
 /// Makes the account of a new device, its one-time keys and its fallback key.
-pub(crate) fn create(txn: &mut Txn<'_, '_>, user_id: OwnedUserId, device_id: OwnedDeviceId) {
+pub(crate) fn make(
+    user_id: OwnedUserId,
+    device_id: OwnedDeviceId,
+    now: Timestamp,
+) -> Result<(AccountRecord, Account), MachineError> {
     let mut account = Account::new();
     account.generate_one_time_keys(account.max_one_time_keys());
     account.generate_fallback_key();
-    let record = AccountRecord {
-        user_id: user_id.clone(),
-        device_id,
-        keys: account.identity_keys(),
-        pickle: account.to_record(),
-        created_at: txn.cx.now,
-    };
+    let keys = account.identity_keys();
+    let signed_keys = signed_device_keys(&user_id, &device_id, keys, &account)?.to_string();
+    let pickle = account.to_record();
+    let record = AccountRecord { user_id, device_id, keys, signed_keys, pickle, created_at: now };
+    Ok((record, account))
+}
+
+/// Stores a new account: all its keys are still to be published, and our own devices are tracked.
+pub(crate) fn store(txn: &mut Txn<'_, '_>, record: &AccountRecord) {
     txn.put(
         &Only,
         &KeyUploadRecord {
             unpublished_keys: true,
-            fallback_created_at: Some(txn.cx.now),
+            fallback_created_at: Some(record.created_at),
             ..KeyUploadRecord::default()
         },
     );
-    txn.put(&Only, &record);
-    txn.set_account(record, account);
-    // Our own devices are tracked from the start.
-    crate::devices::mark_outdated(
-        txn,
-        &UserKey { user_id },
-        TrackedUserRecord::default(),
-    );
+    txn.put(&Only, record);
+    txn.require_full();
+    let key = UserKey { user_id: record.user_id.clone() };
+    crate::devices::mark_outdated(txn, &key, TrackedUserRecord::default());
 }
 
-/// The signed `device_keys` object.
-pub(crate) fn signed_device_keys(
-    record: &AccountRecord,
+fn signed_device_keys(
+    user_id: &UserId,
+    device_id: &DeviceId,
+    keys: IdentityKeys,
     account: &Account,
 ) -> Result<Value, MachineError> {
-    let (user, device) = (record.user_id.as_str(), record.device_id.as_str());
-    let mut keys = json!({
-        "user_id": user,
-        "device_id": device,
+    let mut object = json!({
+        "user_id": user_id,
+        "device_id": device_id,
         "algorithms": [OLM, MEGOLM],
         "keys": {
-            format!("curve25519:{device}"): record.keys.curve25519.to_base64(),
-            format!("ed25519:{device}"): record.keys.ed25519.to_base64(),
+            format!("curve25519:{device_id}"): keys.curve25519.to_base64(),
+            format!("ed25519:{device_id}"): keys.ed25519.to_base64(),
         },
     });
     account
-        .sign_json(user, device, &mut keys)
+        .sign_json(user_id.as_str(), device_id.as_str(), &mut object)
         .map_err(|error| MachineError::Crypto(error.to_string()))?;
-    Ok(keys)
+    Ok(object)
 }
 
 /// The body of `/keys/upload`: the same keys under the same ids until the server has accepted them.
@@ -97,7 +102,9 @@ pub(crate) fn upload_body(
     };
     let mut body = serde_json::Map::new();
     if !uploads.device_keys_published {
-        body.insert("device_keys".to_owned(), signed_device_keys(record, account)?);
+        let keys = serde_json::from_str(&record.signed_keys)
+            .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
+        body.insert("device_keys".to_owned(), keys);
     }
     let mut one_time = serde_json::Map::new();
     for (id, public) in account.unpublished_one_time_keys() {
@@ -108,7 +115,8 @@ pub(crate) fn upload_body(
     }
     if let Some((id, public)) = account.unpublished_fallback_key() {
         let mut fallback = serde_json::Map::new();
-        fallback.insert(format!("signed_curve25519:{id}"), sign(&public, true)?);
+        // The core numbers one-time and fallback keys apart; on the wire their ids must not meet.
+        fallback.insert(format!("signed_curve25519:F{id}"), sign(&public, true)?);
         body.insert("fallback_keys".to_owned(), Value::Object(fallback));
     }
     Ok(Value::Object(body).to_string())
@@ -188,7 +196,7 @@ fn replenish(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
         uploads.forget_previous_fallback_at = None;
     }
     if uploads.device_keys_published && !uploads.unpublished_keys {
-        let spaced = |last: Option<herold_trust::Timestamp>, interval: Duration| {
+        let spaced = |last: Option<Timestamp>, interval: Duration| {
             last.is_none_or(|at| now < at || at.saturating_add(interval) <= now)
         };
         let maximum = ONE_TIME_KEYS;

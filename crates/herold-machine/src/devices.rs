@@ -20,7 +20,6 @@ use serde_json::Value;
 
 use crate::{
     Answer, DropReason, MachineError, Notice,
-    account::signed_device_keys,
     txn::Txn,
     wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
 };
@@ -65,7 +64,7 @@ pub(crate) fn handle_device_lists(
             .filter_map(|user| OwnedUserId::try_from(user.as_str()?).ok())
             .collect()
     };
-    let own = txn.account()?.0.user_id.clone();
+    let own = txn.own().user_id.clone();
     for user_id in users(lists.changed) {
         let key = UserKey { user_id };
         if let Some(tracked) = txn.load::<TrackedUserRecord>(&key)? {
@@ -115,7 +114,7 @@ pub(crate) fn handle_query(
             continue;
         }
         changed |= update_identity(txn, user_id, &body)?;
-        changed |= update_devices(txn, user_id, body.device_keys.get(user_id.as_str()))?;
+        changed |= update_devices(txn, user_id, body.device_keys.get(user_id.as_str()).map(AsRef::as_ref))?;
         tracked.answered = Some(*generation);
         tracked.failures = 0;
         tracked.retry_at = None;
@@ -166,6 +165,11 @@ fn update_identity(
         return Ok(false);
     };
     let user_signing = value(&body.user_signing_keys);
+    if user_signing.is_some() && txn.own().user_id != user_id {
+        // Nobody is shown another user's user-signing key (attack N35).
+        txn.notice(Notice::IdentityRefused { user_id: user_id.to_owned() })?;
+        return Ok(false);
+    }
     let parsed = match parse_identity(user_id, &master, &self_signing, user_signing.as_ref()) {
         Ok(parsed) => parsed,
         Err(_) => {
@@ -195,7 +199,7 @@ fn update_identity(
 fn update_devices(
     txn: &mut Txn<'_, '_>,
     user_id: &UserId,
-    raw: Option<&Box<serde_json::value::RawValue>>,
+    raw: Option<&serde_json::value::RawValue>,
 ) -> Result<bool, MachineError> {
     let entries: RawMap = match raw {
         None => RawMap::new(),
@@ -207,7 +211,7 @@ fn update_devices(
             }
         },
     };
-    let own = txn.account()?.0.clone();
+    let own = txn.own();
     let known: BTreeMap<OwnedDeviceId, DeviceRecord> = txn
         .list::<DeviceRecord>(&DeviceKey::of(user_id))?
         .into_iter()
@@ -383,10 +387,4 @@ impl DeviceLookup for &dyn herold_store::Snapshot {
         let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
         Ok((*self).load::<DeviceRecord>(&key)?.map(|record| record.device))
     }
-}
-
-/// The account's own signed device keys as text, for `sender_device_keys`.
-pub(crate) fn own_device_keys(txn: &mut Txn<'_, '_>) -> Result<String, MachineError> {
-    let (record, account) = txn.account()?;
-    Ok(signed_device_keys(record, account)?.to_string())
 }

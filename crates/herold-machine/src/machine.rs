@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use herold_crypto::{IdentityKeys, InboundGroupSession, OutboundGroupSession};
+use herold_crypto::{Account, IdentityKeys, InboundGroupSession, OutboundGroupSession};
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
@@ -30,7 +30,7 @@ use crate::{
     request::RequestKind,
     rooms, sync, timeline,
     timeline::Origin,
-    txn::Txn,
+    txn::{Own, Txn},
     view, wire,
 };
 
@@ -39,9 +39,7 @@ const INBOUND_CACHE: usize = 1000;
 
 /// The state machine of one device. It holds nothing but caches: the state is in the store.
 pub struct Machine {
-    user_id: OwnedUserId,
-    device_id: OwnedDeviceId,
-    keys: IdentityKeys,
+    own: Own,
     policy: Policy,
     hot: Hot,
 }
@@ -49,8 +47,8 @@ pub struct Machine {
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Machine")
-            .field("user_id", &self.user_id)
-            .field("device_id", &self.device_id)
+            .field("user_id", &self.own.user_id)
+            .field("device_id", &self.own.device_id)
             .finish_non_exhaustive()
     }
 }
@@ -83,6 +81,7 @@ pub struct DeviceView {
 /// nothing.
 #[derive(Default)]
 pub(crate) struct Hot {
+    account: Option<Account>,
     inbound: BTreeMap<RoomSessionKey, (InboundSessionRecord, InboundGroupSession)>,
     outbound: BTreeMap<OwnedRoomId, OutboundGroupSession>,
 }
@@ -149,16 +148,18 @@ impl Machine {
         policy: Policy,
         login: Option<&LoginRecord>,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
-        if txn.contains::<AccountRecord>(&Only)? {
+        if snapshot.contains::<AccountRecord>(&Only)? {
             return Err(MachineError::AccountExists);
         }
-        account::create(&mut txn, user_id, device_id);
+        let (record, account) = account::make(user_id, device_id, cx.now)?;
+        let own = Own::new((&record).into());
+        let mut txn = Txn::new(snapshot, cx, own, Some(account));
+        account::store(&mut txn, &record);
         txn.put(&Only, &PolicyRecord { policy });
         if let Some(login) = login {
             txn.put(&Only, login);
         }
-        Ok(txn.finish(()))
+        Ok(txn.finish(())?.0)
     }
 
     /// The machine of the account in the store; `None` if there is none.
@@ -171,37 +172,46 @@ impl Machine {
             .load::<PolicyRecord>(&Only)?
             .ok_or_else(|| StoreError::Corrupt("an account without a policy".to_owned()))?
             .policy;
-        Ok(Some(Self {
-            user_id: account.user_id,
-            device_id: account.device_id,
-            keys: account.keys,
-            policy,
-            hot: Hot::default(),
-        }))
+        Ok(Some(Self { own: Own::new((&account).into()), policy, hot: Hot::default() }))
     }
 
     /// The account's user.
     #[must_use]
     pub fn user_id(&self) -> &UserId {
-        &self.user_id
+        &self.own.user_id
     }
 
     /// The device.
     #[must_use]
     pub fn device_id(&self) -> &DeviceId {
-        &self.device_id
+        &self.own.device_id
     }
 
     /// The device's public identity keys.
     #[must_use]
     pub fn identity_keys(&self) -> IdentityKeys {
-        self.keys
+        self.own.keys
     }
 
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    fn begin<'a, 'c>(
+        &mut self,
+        snapshot: &'a dyn Snapshot,
+        cx: &'a mut Context<'c>,
+    ) -> Txn<'a, 'c> {
+        // Should the step fail, the account is not put back, and is loaded anew.
+        Txn::new(snapshot, cx, Own::clone(&self.own), self.hot.account.take())
+    }
+
+    fn end<T>(&mut self, txn: Txn<'_, '_>, reply: T) -> Result<Step<Pending, T>, MachineError> {
+        let (step, account) = txn.finish(reply)?;
+        self.hot.account = account;
+        Ok(step)
     }
 
     /// Drops every cached object. To be called after a commit has failed, and when another process may
@@ -223,9 +233,9 @@ impl Machine {
         cx: &mut Context<'_>,
         body: &[u8],
     ) -> Result<Step<Pending, SyncReport>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let report = sync::handle(&mut txn, &mut self.hot, &self.policy, body)?;
-        Ok(txn.finish(report))
+        self.end(txn, report)
     }
 
     /// Takes what came of a request of [`Machine::requests`]. Answers may come in any order, twice, or
@@ -240,7 +250,7 @@ impl Machine {
         request: &Outgoing,
         answer: Answer<'_>,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         match &request.kind {
             RequestKind::KeysUpload => account::handle_upload(&mut txn, answer)?,
             RequestKind::KeysQuery { users } => devices::handle_query(&mut txn, users, answer)?,
@@ -253,7 +263,7 @@ impl Machine {
             }
             RequestKind::Send { sequence } => queue::handle_sent(&mut txn, *sequence, answer)?,
         }
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Takes a page of history: the answer of the request of [`Machine::messages_request`]. Replies with
@@ -268,7 +278,7 @@ impl Machine {
         room_id: &RoomId,
         body: &[u8],
     ) -> Result<Step<Pending, Vec<OwnedEventId>>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let chunk: wire::Chunk = serde_json::from_slice(body)
             .map_err(|_| MachineError::Malformed("a page of history"))?;
         let key = RoomKey { room_id: room_id.to_owned() };
@@ -282,7 +292,7 @@ impl Machine {
         events.reverse();
         room.prev_batch = if chunk.chunk.is_empty() { None } else { chunk.end };
         txn.put(&key, &room);
-        Ok(txn.finish(events))
+        self.end(txn, events)
     }
 
     /// Takes an event fetched on its own: the answer of the request of [`Machine::event_request`].
@@ -296,7 +306,7 @@ impl Machine {
         room_id: &RoomId,
         body: &[u8],
     ) -> Result<Step<Pending, OwnedEventId>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let raw: Box<serde_json::value::RawValue> =
             serde_json::from_slice(body).map_err(|_| MachineError::Malformed("an event"))?;
         let mut room: RoomRecord = txn
@@ -305,7 +315,7 @@ impl Machine {
         let taken =
             timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, &raw, Origin::Single)?;
         let event_id = taken.ok_or(MachineError::Malformed("an event"))?;
-        Ok(txn.finish(event_id))
+        self.end(txn, event_id)
     }
 
     /// Moves the send queue on: looks at recipients, shares room keys, encrypts. To be called after each
@@ -318,9 +328,9 @@ impl Machine {
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         queue::advance(&mut txn, &mut self.hot, &self.policy)?;
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 }
 
@@ -341,9 +351,9 @@ impl Machine {
         content: &Value,
         txn_id: Option<OwnedTransactionId>,
     ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let txn_id = queue::enqueue(&mut txn, room_id, event_type, content, txn_id)?;
-        Ok(txn.finish(txn_id))
+        self.end(txn, txn_id)
     }
 
     /// Removes a queued event that has not been encrypted yet. Replies whether it was there.
@@ -356,9 +366,9 @@ impl Machine {
         cx: &mut Context<'_>,
         txn_id: &TransactionId,
     ) -> Result<Step<Pending, bool>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let found = queue::cancel(&mut txn, txn_id)?;
-        Ok(txn.finish(found))
+        self.end(txn, found)
     }
 
     /// Tries a queued event again that was refused. Replies whether it was there.
@@ -371,9 +381,9 @@ impl Machine {
         cx: &mut Context<'_>,
         txn_id: &TransactionId,
     ) -> Result<Step<Pending, bool>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let found = queue::retry(&mut txn, txn_id)?;
-        Ok(txn.finish(found))
+        self.end(txn, found)
     }
 
     /// The app has taken all events up to this number: they are forgotten.
@@ -386,13 +396,13 @@ impl Machine {
         cx: &mut Context<'_>,
         up_to: u64,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         for (key, _) in txn.list::<AppEventRecord>(&[])? {
             if key.sequence <= up_to {
                 txn.delete::<AppEventRecord>(&key);
             }
         }
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Has a user's devices asked for anew. The user is tracked from then on.
@@ -405,12 +415,12 @@ impl Machine {
         cx: &mut Context<'_>,
         user_id: &UserId,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let key = UserKey { user_id: user_id.to_owned() };
         let tracked: TrackedUserRecord = txn.load(&key)?.unwrap_or_default();
         devices::mark_outdated(&mut txn, &key, tracked);
         txn.next_number(devices::GENERATION)?;
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// The server has accepted an invitation, a kick or the like of ours: takes it before a sync shows
@@ -426,7 +436,7 @@ impl Machine {
         user_id: &UserId,
         membership: Membership,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let key = RoomKey { room_id: room_id.to_owned() };
         if let Some(mut room) = txn.load::<RoomRecord>(&key)? {
             let member = MemberKey { room_id: room_id.to_owned(), user_id: user_id.to_owned() };
@@ -434,7 +444,7 @@ impl Machine {
             rooms::set_member(&mut txn, room_id, &mut room, user_id, membership, name)?;
             txn.put(&key, &room);
         }
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Ends the room's outbound session: the next message uses a new one.
@@ -447,9 +457,9 @@ impl Machine {
         cx: &mut Context<'_>,
         room_id: &RoomId,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         rooms::discard_session(&mut txn, room_id)?;
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Blocks a device, or lets it be used again. A blocked device gets no room keys; a session it has
@@ -465,7 +475,7 @@ impl Machine {
         device_id: &DeviceId,
         blocked: bool,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
         if !txn.contains::<DeviceRecord>(&key)? {
             return Err(MachineError::UnknownDevice);
@@ -476,7 +486,7 @@ impl Machine {
             txn.delete::<BlockedRecord>(&key);
         }
         txn.next_number(devices::GENERATION)?;
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Changes who gets room keys and whose messages are shown, within what the deployment allows. Every
@@ -495,7 +505,7 @@ impl Machine {
             .policy
             .tighten(recipients, decrypt_trust)
             .map_err(|_| MachineError::PolicyDenied)?;
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         if policy != self.policy {
             txn.put(&Only, &PolicyRecord { policy: policy.clone() });
             for (room, _) in txn.list::<OutboundSessionRecord>(&[])? {
@@ -506,7 +516,7 @@ impl Machine {
         }
         // Should the commit fail, the stricter of the two is in force until the next load.
         self.policy = policy;
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Stores the login.
@@ -519,14 +529,14 @@ impl Machine {
         cx: &mut Context<'_>,
         login: &LoginRecord,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let before: Option<LoginRecord> = txn.load(&Only)?;
         if login.logged_out && before.is_some_and(|login| !login.logged_out) {
             txn.emit(AppEvent::LoggedOut)?;
         }
         txn.put(&Only, login);
         txn.require_full();
-        Ok(txn.finish(()))
+        self.end(txn, ())
     }
 
     /// Sends an app's own event to a device, encrypted with Olm.
@@ -543,11 +553,11 @@ impl Machine {
         event_type: &str,
         content: &Value,
     ) -> Result<Step<Pending, bool>, MachineError> {
-        let mut txn = Txn::new(snapshot, cx);
+        let mut txn = self.begin(snapshot, cx);
         let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
         let device =
             txn.load::<DeviceRecord>(&key)?.ok_or(MachineError::UnknownDevice)?.device;
-        let own = olm::OwnIdentity::new(&mut txn)?;
+        let own = olm::OwnIdentity::new(&txn);
         let encrypted =
             olm::encrypt(&mut txn, &own, &device, event_type, &content.to_string())?;
         let sent = encrypted.is_some();
@@ -559,7 +569,7 @@ impl Machine {
             }
             None => olm::want_claim(&mut txn, &device)?,
         }
-        Ok(txn.finish(sent))
+        self.end(txn, sent)
     }
 }
 
@@ -638,7 +648,7 @@ impl Machine {
         match snapshot.load::<EventRecord>(&key)? {
             None => Ok(None),
             Some(record) => {
-                view::room_event(snapshot, &self.policy, self.keys, key, record).map(Some)
+                view::room_event(snapshot, &self.policy, self.own.keys, key, record).map(Some)
             }
         }
     }

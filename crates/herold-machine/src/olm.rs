@@ -39,15 +39,14 @@ pub(crate) struct OwnIdentity {
 }
 
 impl OwnIdentity {
-    pub(crate) fn new(txn: &mut Txn<'_, '_>) -> Result<Self, MachineError> {
-        let device_keys = crate::devices::own_device_keys(txn)?;
-        let record = &txn.account()?.0;
-        Ok(Self {
-            user_id: record.user_id.to_string(),
-            curve25519: record.keys.curve25519.to_base64(),
-            keys: json!({ "ed25519": record.keys.ed25519.to_base64() }).to_string(),
-            device_keys,
-        })
+    pub(crate) fn new(txn: &Txn<'_, '_>) -> Self {
+        let own = txn.own();
+        Self {
+            user_id: own.user_id.to_string(),
+            curve25519: own.keys.curve25519.to_base64(),
+            keys: json!({ "ed25519": own.keys.ed25519.to_base64() }).to_string(),
+            device_keys: own.signed_keys.clone(),
+        }
     }
 
     /// The payload for `device`: the one place that lays out the checked fields.
@@ -97,14 +96,6 @@ pub(crate) fn encrypt(
         "sender_key": own.curve25519,
         "ciphertext": ciphertext,
     })))
-}
-
-/// Whether there is a session with the device that has this key.
-pub(crate) fn has_session(
-    txn: &Txn<'_, '_>,
-    curve25519: &Curve25519PublicKey,
-) -> Result<bool, MachineError> {
-    Ok(!txn.list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?.is_empty())
 }
 
 fn best_session(
@@ -160,7 +151,7 @@ pub(crate) fn decrypt(
         return Ok(None);
     }
     // On failure the account is as it was: a bad pre-key message burns no key.
-    let created = txn.account()?.1.create_inbound_session(*sender_key, message);
+    let created = txn.account()?.create_inbound_session(*sender_key, message);
     let Ok((session, plaintext)) = created else { return Ok(None) };
     txn.change_account()?;
     store_session(txn, *sender_key, &session)?;
@@ -251,7 +242,6 @@ pub(crate) fn handle_claim(
         let session = match claimed.map(|raw| one_time_key(&device, raw)) {
             Some(Ok(one_time_key)) => txn
                 .account()?
-                .1
                 .create_outbound_session(device.keys.curve25519, one_time_key)
                 .ok(),
             Some(Err(Refused)) | None => None,
@@ -279,7 +269,7 @@ pub(crate) fn handle_claim(
         txn.next_number(GENERATION)?;
     }
     if !dummies.is_empty() {
-        let own = OwnIdentity::new(txn)?;
+        let own = OwnIdentity::new(txn);
         let mut messages = crate::messages::Messages::default();
         for device in &dummies {
             if let Some(content) = encrypt(txn, &own, device, "m.dummy", "{}")? {

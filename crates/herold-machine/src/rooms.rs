@@ -99,7 +99,7 @@ pub(crate) fn handle_invite(
     for raw in &state.events {
         handle_state(txn, policy, &room_id, &mut room, raw)?;
     }
-    let own = txn.account()?.0.user_id.clone();
+    let own = txn.own().user_id.clone();
     set_member(txn, &room_id, &mut room, &own, Membership::Invite, None)?;
     if known.as_ref() != Some(&room) {
         txn.put(&key, &room);

@@ -138,7 +138,7 @@ fn recipients(
     room: &RoomRecord,
     waited: Duration,
 ) -> Result<Option<Recipients>, MachineError> {
-    let own = txn.account()?.0.clone();
+    let own = txn.own();
     let users: Vec<OwnedUserId> = txn
         .list::<MemberRecord>(&MemberKey::of(room_id))?
         .into_iter()
@@ -217,7 +217,7 @@ fn new_session(
     let crypto = |error: herold_crypto::MegolmError| MachineError::Crypto(error.to_string());
     let live = OutboundGroupSession::new();
     let session_id = live.session_id();
-    let own = txn.account()?.0.clone();
+    let own = txn.own();
     let inbound =
         InboundGroupSession::from_session_key(live.session_key().as_str()).map_err(crypto)?;
     let inbound_key =
@@ -228,7 +228,7 @@ fn new_session(
             pickle: inbound.to_record(),
             sender_key: own.keys.curve25519,
             sender_ed25519: Some(own.keys.ed25519),
-            sender: Some(own.user_id),
+            sender: Some(own.user_id.clone()),
             source: KeySource::Olm,
             first_known_index: inbound.first_known_index(),
             shared_history: false,
@@ -299,7 +299,7 @@ fn share(
         };
         let own = match &mut own {
             Some(own) => own,
-            none => none.insert(OwnIdentity::new(txn)?),
+            none => none.insert(OwnIdentity::new(txn)),
         };
         let content = keys.content_at(index)?;
         match olm::encrypt(txn, own, device, "m.room_key", content)? {
@@ -373,7 +373,7 @@ fn withheld_content(
     session: &OutboundSessionRecord,
     code: WithheldCode,
 ) -> Result<serde_json::Value, MachineError> {
-    let sender_key = txn.account()?.0.keys.curve25519.to_base64();
+    let sender_key = txn.own().keys.curve25519.to_base64();
     let mut content = json!({
         "algorithm": MEGOLM,
         "sender_key": sender_key,
@@ -448,7 +448,7 @@ pub(crate) fn encrypt(
     let key = RoomKey { room_id: room_id.to_owned() };
     let mut record: OutboundSessionRecord =
         txn.load(&key)?.ok_or(MachineError::Malformed("no session to encrypt with"))?;
-    let own = txn.account()?.0.clone();
+    let own = txn.own();
     let live = hot.outbound(room_id, &record)?;
     if live.message_index() >= record.reserved_index {
         record.pickle = live

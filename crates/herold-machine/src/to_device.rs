@@ -86,7 +86,7 @@ fn handle_encrypted(
     let Ok(sender_key) = curve25519_from_base64(&content.sender_key) else {
         return dropped(txn, Some(sender), DropReason::Malformed);
     };
-    let own = txn.account()?.0.clone();
+    let own = txn.own();
     let Some(message) = content.ciphertext.get(&own.keys.curve25519.to_base64()) else {
         return dropped(txn, Some(sender), DropReason::NotForUs);
     };
@@ -123,7 +123,7 @@ fn check_payload(
     let Ok(payload) = serde_json::from_slice::<OlmPayload>(plaintext) else {
         return Ok(Err(DropReason::PayloadMismatch));
     };
-    let own = txn.account()?.0.clone();
+    let own = txn.own();
     let Ok(sender_ed25519) = ed25519_from_base64(&payload.keys.ed25519) else {
         return Ok(Err(DropReason::PayloadMismatch));
     };

@@ -3,49 +3,92 @@
 //! Reads see the step's own changes first, then the snapshot. Nothing reaches the store before the
 //! step is committed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use herold_crypto::Account;
+use herold_crypto::{Account, IdentityKeys};
 use herold_store::{
     ChangeSet, Record, RecordKey, Snapshot, SnapshotExt, StoreError,
     records::{AccountRecord, CounterRecord, NameKey, Only},
 };
 
+use ruma::{OwnedDeviceId, OwnedUserId};
+
 use crate::{AppEvent, Context, MachineError, Notice, Pending, Step, event::AppEventRecord};
+
+/// Who this device is: what never changes about an account.
+#[derive(Debug)]
+pub(crate) struct OwnDevice {
+    pub(crate) user_id: OwnedUserId,
+    pub(crate) device_id: OwnedDeviceId,
+    pub(crate) keys: IdentityKeys,
+    /// The signed `device_keys` object, as JSON text.
+    pub(crate) signed_keys: String,
+}
+
+/// [`OwnDevice`], shared.
+pub(crate) type Own = Arc<OwnDevice>;
+
+impl From<&AccountRecord> for OwnDevice {
+    fn from(record: &AccountRecord) -> Self {
+        Self {
+            user_id: record.user_id.clone(),
+            device_id: record.device_id.clone(),
+            keys: record.keys,
+            signed_keys: record.signed_keys.clone(),
+        }
+    }
+}
 
 /// A step under way.
 pub(crate) struct Txn<'a, 'c> {
     snapshot: &'a dyn Snapshot,
     changes: ChangeSet,
     events: Vec<(u64, AppEvent)>,
-    account: Option<(AccountRecord, Account)>,
+    own: Own,
+    account: Option<Account>,
     account_changed: bool,
     /// The time and randomness of the step.
     pub(crate) cx: &'a mut Context<'c>,
 }
 
 impl<'a, 'c> Txn<'a, 'c> {
-    pub(crate) fn new(snapshot: &'a dyn Snapshot, cx: &'a mut Context<'c>) -> Self {
+    /// A step of the device `own`; `account` is its account if that is at hand.
+    pub(crate) fn new(
+        snapshot: &'a dyn Snapshot,
+        cx: &'a mut Context<'c>,
+        own: Own,
+        account: Option<Account>,
+    ) -> Self {
         Self {
             snapshot,
             changes: ChangeSet::new(),
             events: Vec::new(),
-            account: None,
+            own,
+            account,
             account_changed: false,
             cx,
         }
     }
 
-    /// Ends the step.
-    pub(crate) fn finish<T>(mut self, reply: T) -> Step<Pending, T> {
+    /// Ends the step. The account comes back, to be at hand for the next one.
+    pub(crate) fn finish<T>(
+        mut self,
+        reply: T,
+    ) -> Result<(Step<Pending, T>, Option<Account>), MachineError> {
         if self.account_changed
-            && let Some((mut record, account)) = self.account.take()
+            && let Some(account) = &self.account
         {
+            let mut record: AccountRecord = self.load(&Only)?.ok_or(MachineError::NoAccount)?;
             record.pickle = account.to_record();
             self.changes.put(&Only, &record);
             self.changes.require_full();
         }
-        Step::new(self.changes, reply, self.events)
+        Ok((Step::new(self.changes, reply, self.events), self.account))
+    }
+
+    /// This device.
+    pub(crate) fn own(&self) -> Own {
+        Own::clone(&self.own)
     }
 
     /// The step's commit must survive a power loss.
@@ -107,13 +150,14 @@ impl<'a, 'c> Txn<'a, 'c> {
         Ok(merged.into_values().collect())
     }
 
-    /// The account, loaded once a step. [`Txn::change_account`] must be called if it is changed.
-    pub(crate) fn account(&mut self) -> Result<&mut (AccountRecord, Account), MachineError> {
+    /// The account, loaded if it is not at hand. It is costly to load: who only wants to know who this
+    /// device is asks [`Txn::own`].
+    pub(crate) fn account(&mut self) -> Result<&mut Account, MachineError> {
         if self.account.is_none() {
             let record: AccountRecord = self.load(&Only)?.ok_or(MachineError::NoAccount)?;
             let account = Account::from_record(record.pickle.as_slice())
                 .map_err(|_| StoreError::Corrupt("the account".to_owned()))?;
-            self.account = Some((record, account));
+            self.account = Some(account);
         }
         self.account.as_mut().ok_or(MachineError::NoAccount)
     }
@@ -121,13 +165,7 @@ impl<'a, 'c> Txn<'a, 'c> {
     /// The account, to be changed: it is stored when the step ends.
     pub(crate) fn change_account(&mut self) -> Result<&mut Account, MachineError> {
         self.account_changed = true;
-        self.account().map(|(_, account)| account)
-    }
-
-    /// Puts a new account in place.
-    pub(crate) fn set_account(&mut self, record: AccountRecord, account: Account) {
-        self.account = Some((record, account));
-        self.account_changed = true;
+        self.account()
     }
 
     /// The counter's number, counting it up.
@@ -159,10 +197,5 @@ impl<'a, 'c> Txn<'a, 'c> {
     pub(crate) fn notice(&mut self, notice: Notice) -> Result<(), StoreError> {
         tracing::debug!(kind = notice.kind(), "notice");
         self.emit(AppEvent::Notice(notice))
-    }
-
-    /// Whether the step has changed nothing so far.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && !self.account_changed
     }
 }

@@ -1,1 +1,23 @@
-//! in progress
+//! The simulated world: a homeserver model, faults, crash points and oracles, in virtual time.
+//!
+//! A [`World`] holds one [`homeserver::HomeServer`] and any number of devices, each an
+//! [`herold::Engine`] on a [`Disk`] that outlives it. Requests travel through [`Faults`]; commits can be
+//! made the device's last ([`Kill`]). An [`Oracle`] watches every request, always.
+//!
+//! Nothing here is published or a dependency of anything that is.
+
+#![forbid(unsafe_code)]
+
+pub mod homeserver;
+
+mod disk;
+mod faults;
+mod oracle;
+mod scenario;
+mod world;
+
+pub use disk::{Disk, DiskStore, Kill};
+pub use faults::{Fate, Faults};
+pub use oracle::Oracle;
+pub use scenario::{Scenario, kill_at_each_commit};
+pub use world::{SimClock, SimDevice, World, open_policy};
