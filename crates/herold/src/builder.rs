@@ -3,8 +3,8 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use herold_crypto::{Entropy, SecretString};
-use herold_store::Store;
-use herold_store_sqlite::{SqliteStore, StoreKey};
+use herold_store::{Store, StoreError};
+use herold_store_sqlite::{SqliteStore, StoreKey, StoreOptions};
 
 use crate::{
     Client, ClientError, Clock, Deployment, Engine, HttpOptions, HttpTransport, OsEntropy,
@@ -42,13 +42,13 @@ impl ClientBuilder {
         self
     }
 
-    /// The store's file. It is made if it is not there.
+    /// The store's directory. [`ClientBuilder::login`] makes it if there is nothing.
     pub fn store_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.store_path = Some(path.into());
         self
     }
 
-    /// The key that opens the store's file. Secret.
+    /// The key that opens the store. Secret.
     pub fn store_key(mut self, key: StoreKey) -> Self {
         self.store_key = Some(key);
         self
@@ -117,16 +117,20 @@ impl ClientBuilder {
         let homeserver = self.reach(homeserver)?;
         let device_name = device_name.unwrap_or(&self.deployment.device_display_name).to_owned();
         let credentials = Credentials { user: user.to_owned(), password, device_name };
-        detached(async move { log_in(self.setup().await?, homeserver, credentials).await }).await
+        detached(async move { log_in(self.setup(Purpose::Make).await?, homeserver, credentials).await }).await
     }
 
-    /// Opens the account that is in the store, with no network. Must be called on a tokio runtime.
+    /// Opens the account that is in the store, with no network, and makes nothing. Must be called on a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`ClientError::NotLoggedIn`] if there is no account; [`ClientError::WrongDeployment`] if another
     /// deployment made it; [`ClientError::Store`] if it does not open.
     pub async fn resume(mut self) -> Result<Client, ClientError> {
-        let setup = self.setup().await?;
+        let setup = match self.setup(Purpose::Find).await {
+            Err(ClientError::Store(StoreError::NotFound)) => return Err(ClientError::NotLoggedIn),
+            setup => setup?,
+        };
         let mut engine = Engine::load(setup.store, setup.clock, setup.entropy)?;
         let login = engine
             .read(|machine, snapshot| machine.login(snapshot))?
@@ -174,10 +178,10 @@ impl ClientBuilder {
         Ok(Homeserver { transport, base_url })
     }
 
-    async fn setup(&mut self) -> Result<Setup, ClientError> {
+    async fn setup(&mut self, purpose: Purpose) -> Result<Setup, ClientError> {
         let store = match (self.store.take(), self.store_path.take(), self.store_key.take()) {
             (Some(store), None, None) => store,
-            (None, Some(path), Some(key)) => open(path, key).await?,
+            (None, Some(path), Some(key)) => open(path, key, purpose).await?,
             (None, Some(_), None) => {
                 return Err(ClientError::InvalidInput("a store key is needed"));
             }
@@ -193,9 +197,28 @@ impl ClientBuilder {
     }
 }
 
-/// Opens the store's file, off the runtime's threads: a passphrase takes its time.
-async fn open(path: PathBuf, key: StoreKey) -> Result<Box<dyn Store + Send>, ClientError> {
-    let open = move || SqliteStore::open(&path, &key, &Default::default());
+/// What a store is opened for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// A new account: makes the store if there is none.
+    Make,
+    /// The account in it.
+    Find,
+}
+
+/// Opens the store in a directory, off the runtime's threads: a passphrase takes its time.
+async fn open(
+    path: PathBuf,
+    key: StoreKey,
+    purpose: Purpose,
+) -> Result<Box<dyn Store + Send>, ClientError> {
+    let open = move || {
+        let options = StoreOptions::default();
+        match purpose {
+            Purpose::Make => SqliteStore::open_or_create(&path, &key, &options),
+            Purpose::Find => SqliteStore::open(&path, &key, &options),
+        }
+    };
     let opened = tokio::task::spawn_blocking(open).await;
     let store = opened.map_err(|_| ClientError::Internal("a task ended early"))??;
     Ok(Box::new(store))

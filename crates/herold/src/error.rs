@@ -103,6 +103,8 @@ impl ClientError {
             Self::Store(StoreError::Corrupt(_)) => "store_corrupt",
             Self::Store(StoreError::Locked { .. }) => "store_locked",
             Self::Store(StoreError::TooNew { .. }) => "store_too_new",
+            Self::Store(StoreError::NotFound) => "store_not_found",
+            Self::Store(StoreError::Exists) => "store_exists",
             Self::Store(_) => "store_io",
             Self::NotLoggedIn => "not_logged_in",
             Self::AlreadyLoggedIn => "already_logged_in",

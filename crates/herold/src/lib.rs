@@ -86,7 +86,7 @@ pub use herold_store::{
         RoomRecord,
     },
 };
-pub use herold_store_sqlite::{SqliteStore, StoreKey};
+pub use herold_store_sqlite::{PassphraseCost, SqliteStore, StoreKey, StoreOptions};
 pub use herold_trust::{
     DecryptTrust, Device, EncryptionSettings, Identity, IdentityState, Policy, PolicyDenied,
     PolicyFloor, Recipients, Shield, ShieldReason, Timestamp,
