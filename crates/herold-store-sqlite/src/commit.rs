@@ -21,6 +21,7 @@ impl Store for SqliteStore {
         // The first commit after the log was emptied goes to the medium, so that a mark can ask for it.
         let full = changes.durability() == Durability::Full || !self.marked;
         self.set_synchronous(full)?;
+        self.log_is_empty = false;
         if let Err(error) = self.apply(changes) {
             self.take_back();
             return Err(error);
@@ -30,7 +31,7 @@ impl Store for SqliteStore {
             self.marked = self.demand_log().is_ok();
         }
         if self.frames.load(Ordering::Relaxed) >= self.checkpoint_pages {
-            let _ = self.checkpoint();
+            let _ = self.rewind_log();
         }
         Ok(())
     }
@@ -43,14 +44,26 @@ impl Store for SqliteStore {
 impl SqliteStore {
     /// Moves the log's pages into the database and empties the log.
     ///
-    /// A commit does this by itself when the log has grown to
+    /// A commit does much the same when the log has grown to
     /// [`StoreOptions::checkpoint_pages`](crate::StoreOptions::checkpoint_pages), closing does it always.
     ///
     /// # Errors
     /// [`StoreError::Io`] if it could not all be moved; every commit is safe in the log.
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.move_log("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        self.log_is_empty = true;
+        Ok(())
+    }
+
+    /// Moves the log's pages into the database and has the next commit write from the log's beginning.
+    /// The file keeps its length: a commit that need not lengthen it is on the medium in half the time.
+    fn rewind_log(&mut self) -> Result<(), StoreError> {
+        self.move_log("PRAGMA wal_checkpoint(RESTART)")
+    }
+
+    fn move_log(&mut self, statement: &str) -> Result<(), StoreError> {
         self.usable()?;
-        if self.frames.load(Ordering::Relaxed) == 0 {
+        if self.log_is_empty {
             return Ok(());
         }
         // First the mark: a log may be emptied only when nothing asks for it any more.
@@ -58,7 +71,7 @@ impl SqliteStore {
         self.mark.clear().map_err(|error| from_io(&error, "writing the mark"))?;
         let busy: bool = self
             .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .query_row(statement, [], |row| row.get(0))
             .map_err(|error| from_sqlite(&error, "emptying the log"))?;
         if busy {
             return Err(StoreError::Io("the log is in use".to_owned()));

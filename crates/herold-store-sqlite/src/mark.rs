@@ -1,11 +1,11 @@
 //! The mark: how much the write-ahead log has to hold at least.
 //!
-//! Written after each commit that reached the medium, and before the log is emptied. Between the two
+//! Written after each commit that reached the medium, and before the log is emptied or rewound. Between the two
 //! the order makes it safe to leave most writes to the operating system's leisure:
 //!
 //! - A mark is written *after* the frames that it asks for are on the medium, so a mark that a power loss
 //!   has spared never asks for frames that it has not.
-//! - The mark that asks for nothing is on the medium *before* the log is emptied.
+//! - The mark that asks for nothing is on the medium *before* the log is emptied or rewound.
 //! - The first commit after either is taken to the medium and marked, whatever it asked for. So whenever
 //!   there are commits in the log, the mark asks for a log.
 //!

@@ -40,6 +40,8 @@ pub struct SqliteStore {
     pub(crate) frames: Arc<AtomicU32>,
     /// The mark demands this filling of the log.
     pub(crate) marked: bool,
+    /// The log file has nothing in it, current or left over.
+    pub(crate) log_is_empty: bool,
     /// Whether a commit waits for the medium as things are set now.
     pub(crate) synchronous: Option<bool>,
     /// A failed commit could not be taken back: no more reads, no more commits.
@@ -153,6 +155,7 @@ impl SqliteStore {
                 "committed changes are missing from the log".to_owned(),
             ));
         }
+        let no_log = std::fs::metadata(files.log()).map_or(true, |log| log.len() == 0);
         let frames = Arc::new(AtomicU32::new(log.map_or(0, |log| log.frames)));
         let mut connection = connect(&files.database(), data_key, options)?;
         let doing = "opening the database";
@@ -167,12 +170,14 @@ impl SqliteStore {
             }))
             .map_err(|error| from_sqlite(&error, doing))?;
         schema::migrate(&mut connection)?;
+        let log_is_empty = no_log && frames.load(Ordering::Relaxed) == 0;
         Ok(Self {
             connection,
             mark,
             files,
             frames,
             marked: false,
+            log_is_empty,
             synchronous: None,
             broken: false,
             checkpoint_pages: options.checkpoint_pages,

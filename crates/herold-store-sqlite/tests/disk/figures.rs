@@ -39,6 +39,8 @@ fn what_commits_reads_and_openings_cost() {
     let place = Place::new();
     let mut store = timed("create", 1, || create(&place, &raw(1)));
     timed("commit of 3 rows, Full", 300, || commits(&mut store, 300, 1, true));
+    store.checkpoint().unwrap();
+    timed("commit of 3 rows, Full, second filling", 300, || commits(&mut store, 300, 1, true));
     timed("commit of 3 rows, Process", 300, || commits(&mut store, 300, 1, false));
     timed("commit of 101 rows, Full", 40, || commits(&mut store, 40, 50, true));
     timed("a row of a commit of 20,001 rows", 20_001, || commits(&mut store, 1, 10_000, true));

@@ -128,6 +128,7 @@ samples! {
         user_id: user(),
         device_id: device_id(),
         keys: keys(),
+        signed_keys: r#"{"device_id":"HEROLDDEV"}"#.to_owned(),
         pickle: secret("account"),
         created_at: at(0),
     },
