@@ -427,7 +427,17 @@ pub struct Devices {
 
 /// `herold inspect`
 #[derive(clap::Args, Debug)]
-pub struct Inspect {}
+#[command(after_help = "\
+Nothing it shows is secret, but it names the account: look before passing it on.
+
+Examples:
+  herold inspect --check
+  herold --json inspect | jq .tables")]
+pub struct Inspect {
+    /// Read the whole store and authenticate every page of it
+    #[arg(long)]
+    pub check: bool,
+}
 
 #[cfg(test)]
 mod tests {

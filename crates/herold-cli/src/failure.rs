@@ -109,7 +109,9 @@ fn kind_of(error: &ClientError) -> Kind {
     match error {
         ClientError::Store(StoreError::Locked { .. }) => Kind::StoreLocked,
         ClientError::Store(StoreError::WrongKey) => Kind::WrongKey,
-        ClientError::NotLoggedIn | ClientError::LoggedOut => Kind::NotLoggedIn,
+        ClientError::NotLoggedIn
+        | ClientError::LoggedOut
+        | ClientError::Store(StoreError::NotFound) => Kind::NotLoggedIn,
         ClientError::AlreadyLoggedIn
         | ClientError::WrongDeployment
         | ClientError::InvalidInput(_)

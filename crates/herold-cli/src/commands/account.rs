@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use herold::{Client, ClientBuilder, DecryptTrust, IdentityKeys, Policy, Recipients};
 use serde_json::json;
 
-use super::{Freshness, STORE_FILE, Setting, deployment};
+use super::{Freshness, Setting, deployment, has_store};
 use crate::{
     args::{DecryptTrustArg, Login, RecipientsArg},
     failure::Failure,
@@ -16,21 +16,16 @@ use crate::{
 /// `herold login`
 pub async fn login(setting: &Setting, args: Login) -> Result<(), Failure> {
     let folder = setting.folder()?;
-    let file = folder.join(STORE_FILE);
-    if file.exists() {
-        return Err(Failure::usage(format!(
-            "there is an account in {} already: take another --store",
-            folder.display()
-        )));
-    }
     let question = format!("Password of {} on {}: ", clean(&args.user), clean(&args.homeserver));
     let password = secrets::password(args.password_stdin, &question)?;
+    // A login that failed may have left a store without an account.
+    let purpose = if has_store(&folder) { Purpose::Open } else { Purpose::Create };
     make_private_folder(&folder)?;
-    let key = secrets::store_key(&setting.global, Purpose::Create)?;
+    let key = secrets::store_key(&setting.global, purpose)?;
 
     let builder = ClientBuilder::new()
         .deployment(deployment(policy(args.recipients, args.decrypt_trust)))
-        .store_path(file)
+        .store_path(&folder)
         .store_key(key)
         .homeserver(&args.homeserver)
         .allow_insecure_http(args.allow_insecure_http);

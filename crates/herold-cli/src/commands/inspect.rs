@@ -1,129 +1,166 @@
-//! `inspect`: what is in the store, redacted. Counts, sizes, identifiers of the own account and states;
-//! no keys but public ones, no tokens, no room names, no messages.
+//! `inspect`: what is in the store, redacted. Counts, sizes, states, and the own account's public
+//! identifiers; no keys but public ones, no tokens, no room names, no messages. No network either.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use herold::{Client, Membership, QueueState};
+use herold::{
+    ClientError, Engine, EngineError, Membership, OsEntropy, QueueState, SqliteStore, StoreOptions,
+    SystemClock,
+};
 use serde_json::{Value, json};
 
-use super::{Freshness, STORE_FILE, Setting};
+use super::Setting;
 use crate::{
+    args::Inspect,
     failure::Failure,
     output::{clean, size},
+    secrets::{self, Purpose},
 };
 
 /// `herold inspect`
-pub async fn inspect(setting: &Setting) -> Result<(), Failure> {
-    let folder = setting.folder()?;
-    setting
-        .with_client(Freshness::Stored, async |client| {
-            let report = report(client, &folder)?;
-            for line in lines(&report) {
-                setting.output.text(&line)?;
-            }
-            if setting.output.is_json() { setting.output.line("", &report) } else { Ok(()) }
-        })
-        .await
+pub async fn inspect(setting: &Setting, args: Inspect) -> Result<(), Failure> {
+    let folder = setting.existing_folder()?;
+    let key = secrets::store_key(&setting.global, Purpose::Open)?;
+    let path = folder.clone();
+    let open = move || SqliteStore::open(path, &key, &StoreOptions::default());
+    let mut store = off_runtime(setting, "opening the store", open).await??;
+    let mut sections = vec![("files", files(&folder)?)];
+    if args.check {
+        let check = move || store.integrity_check().map(|()| store);
+        store = off_runtime(setting, "checking the store", check).await??;
+        sections.push(("integrity", json!("every page is authentic and in its place")));
+    }
+    let counts: BTreeMap<&str, u64> = store
+        .table_counts()
+        .map_err(ClientError::from)?
+        .into_iter()
+        .map(|(table, rows)| (table.name(), rows))
+        .collect();
+    sections.push(("tables", json!(counts)));
+    match Engine::load(Box::new(store), Arc::new(SystemClock), Box::new(OsEntropy)) {
+        Ok(engine) => account(&engine, &mut sections)?,
+        Err(EngineError::NoAccount) => sections.push(("user_id", Value::Null)),
+        Err(error) => return Err(ClientError::from(error).into()),
+    }
+    tell(setting, sections)
 }
 
-fn report(client: &Client, folder: &Path) -> Result<Value, Failure> {
-    let policy = client.policy()?;
-    let keys = client.identity_keys();
-    let mut rooms: BTreeMap<&str, u64> = BTreeMap::new();
-    for (_, room) in client.rooms()? {
-        let kind = match (room.membership, room.encryption.is_some()) {
-            (Membership::Join, true) => "joined, encrypted",
-            (Membership::Join, false) => "joined, not encrypted",
-            (Membership::Invite, _) => "invited",
-            _ => "left",
-        };
-        count(&mut rooms, kind);
+/// Does what takes its time where it holds nobody up.
+async fn off_runtime<T: Send + 'static>(
+    setting: &Setting,
+    what: &str,
+    work: impl FnOnce() -> Result<T, herold::StoreError> + Send + 'static,
+) -> Result<Result<T, ClientError>, Failure> {
+    let done = setting.progress.during(what, tokio::task::spawn_blocking(work)).await;
+    done.map(|outcome| outcome.map_err(ClientError::from))
+        .map_err(|_| Failure::other("a task ended early"))
+}
+
+/// What concerns the account.
+fn account(engine: &Engine, sections: &mut Vec<(&str, Value)>) -> Result<(), Failure> {
+    let machine = engine.machine();
+    let keys = machine.identity_keys();
+    let login =
+        engine.read(|machine, snapshot| machine.login(snapshot)).map_err(ClientError::from)?;
+    sections.push(("user_id", json!(machine.user_id())));
+    sections.push(("device_id", json!(machine.device_id())));
+    sections.push(("ed25519", json!(keys.ed25519.to_base64())));
+    sections.push(("curve25519", json!(keys.curve25519.to_base64())));
+    if let Some(login) = login {
+        sections.push(("homeserver", json!(login.homeserver)));
+        sections.push(("deployment", json!(login.deployment)));
+        sections.push(("logged_out", json!(login.logged_out)));
     }
-    let mut queue: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut refusals: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, item) in client.queue()? {
+    sections.push(("policy", json!(machine.policy())));
+    sections.push(("rooms", rooms(engine)?));
+    sections.push(("queue", queue(engine)?));
+    Ok(())
+}
+
+fn rooms(engine: &Engine) -> Result<Value, Failure> {
+    let mut counts = Counts::default();
+    for (_, room) in
+        engine.read(|machine, snapshot| machine.rooms(snapshot)).map_err(ClientError::from)?
+    {
+        counts.add(match (room.membership, room.encryption.is_some()) {
+            (Membership::Join, true) => "joined and encrypted",
+            (Membership::Join, false) => "joined and not encrypted",
+            (Membership::Invite, _) => "invited to",
+            _ => "left",
+        });
+    }
+    Ok(json!(counts.0))
+}
+
+fn queue(engine: &Engine) -> Result<Value, Failure> {
+    let mut counts = Counts::default();
+    for (_, item) in
+        engine.read(|machine, snapshot| machine.queue(snapshot)).map_err(ClientError::from)?
+    {
         match item.state {
-            QueueState::Queued => count(&mut queue, "waiting for keys"),
-            QueueState::Ready { .. } => count(&mut queue, "encrypted, to be sent"),
-            QueueState::Failed { errcode } => {
-                count(&mut queue, "refused");
-                let refused = refusals.entry(errcode).or_default();
-                *refused = refused.saturating_add(1);
-            }
+            QueueState::Queued => counts.add("not yet encrypted"),
+            QueueState::Ready { .. } => counts.add("encrypted and not yet sent"),
+            QueueState::Failed { errcode } => counts.add(&format!("refused with {errcode}")),
+        }
+        if item.failures > 0 {
+            counts.add("with failed attempts");
         }
     }
-    Ok(json!({
-        "user_id": client.user_id(),
-        "device_id": client.device_id(),
-        "ed25519": keys.ed25519.to_base64(),
-        "curve25519": keys.curve25519.to_base64(),
-        "homeserver": client.homeserver(),
-        "logged_out": client.is_logged_out(),
-        "policy": policy,
-        "rooms": rooms,
-        "queue": queue,
-        "refusals": refusals,
-        "events_not_taken": events_not_taken(client)?,
-        "files": files(folder)?,
-    }))
+    Ok(json!(counts.0))
 }
 
-fn count<'a>(counts: &mut BTreeMap<&'a str, u64>, kind: &'a str) {
-    let count = counts.entry(kind).or_default();
-    *count = count.saturating_add(1);
-}
+/// How many there are of each kind.
+#[derive(Default)]
+struct Counts(BTreeMap<String, u64>);
 
-fn events_not_taken(client: &Client) -> Result<u64, Failure> {
-    let (mut after, mut count) = (None, 0_u64);
-    loop {
-        let events = client.events(after)?;
-        let Some((last, _)) = events.last() else { return Ok(count) };
-        after = Some(*last);
-        count = count.saturating_add(u64::try_from(events.len()).unwrap_or(u64::MAX));
+impl Counts {
+    fn add(&mut self, kind: &str) {
+        let count = self.0.entry(kind.to_owned()).or_default();
+        *count = count.saturating_add(1);
     }
 }
 
-/// The store's files and their sizes in bytes.
-fn files(folder: &Path) -> Result<BTreeMap<String, u64>, Failure> {
+/// The files in the store's folder and their sizes in bytes.
+fn files(folder: &Path) -> Result<Value, Failure> {
     let failed = |error| Failure::file("the store's folder", folder, &error);
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(STORE_FILE) {
+        if name.starts_with("herold.") {
             files.insert(name, entry.metadata().map_err(failed)?.len());
         }
     }
-    Ok(files)
+    Ok(json!(files))
 }
 
-/// The report for people.
-fn lines(report: &Value) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (name, value) in report.as_object().into_iter().flatten() {
-        let name = name.replace('_', " ");
-        match value {
-            Value::Object(members) if members.is_empty() => lines.push(format!("{name}: none")),
-            Value::Object(members) => {
-                lines.push(format!("{name}:"));
-                lines.extend(members.iter().map(|(key, value)| member(&name, key, value)));
-            }
-            other => lines.push(format!("{name}: {}", plain(other))),
+fn tell(setting: &Setting, sections: Vec<(&str, Value)>) -> Result<(), Failure> {
+    if setting.output.is_json() {
+        let whole: serde_json::Map<String, Value> =
+            sections.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        return setting.output.line("", &Value::Object(whole));
+    }
+    for (name, value) in sections {
+        let Value::Object(members) = value else {
+            setting.output.text(&format!("{name}: {}", plain(&value)))?;
+            continue;
+        };
+        let none = if members.is_empty() { " none" } else { "" };
+        setting.output.text(&format!("{name}:{none}"))?;
+        for (key, value) in members {
+            let shown = match (name, value.as_u64()) {
+                ("files", Some(bytes)) => size(bytes),
+                _ => plain(&value),
+            };
+            setting.output.text(&format!("    {}: {shown}", clean(&key)))?;
         }
     }
-    lines
-}
-
-fn member(group: &str, key: &str, value: &Value) -> String {
-    let shown = match (group, value.as_u64()) {
-        ("files", Some(bytes)) => size(bytes),
-        _ => plain(value),
-    };
-    format!("    {}: {shown}", clean(&key.replace('_', " ")))
+    Ok(())
 }
 
 fn plain(value: &Value) -> String {
     match value {
+        Value::Null => "none".to_owned(),
         Value::String(text) => clean(text),
         other => clean(&other.to_string()),
     }

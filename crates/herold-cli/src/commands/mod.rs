@@ -8,7 +8,10 @@ mod listen;
 mod messages;
 mod rooms;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use herold::{Client, ClientBuilder, ClientError, Deployment, Policy};
 
@@ -20,8 +23,8 @@ use crate::{
     secrets::{self, Purpose},
 };
 
-/// The store itself, in the store's folder.
-pub const STORE_FILE: &str = "store.db";
+/// The file that every store has, in the store's folder.
+const MARK_OF_A_STORE: &str = "herold.salt";
 
 /// Carries a command out.
 ///
@@ -45,7 +48,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
         Command::Listen(args) => listen::listen(&setting, args).await,
         Command::History(args) => messages::history(&setting, args).await,
         Command::Devices(args) => devices::devices(&setting, args).await,
-        Command::Inspect(_) => inspect::inspect(&setting).await,
+        Command::Inspect(args) => inspect::inspect(&setting, args).await,
         Command::Rpc => crate::rpc::run().await,
     }
 }
@@ -88,20 +91,25 @@ impl Setting {
         self.global.store.clone().map_or_else(secrets::default_store, Ok)
     }
 
-    /// Opens the account in the store.
-    pub async fn open(&self) -> Result<Client, Failure> {
+    /// The store's folder, with a store in it: nobody is asked for the key of one that is not there.
+    pub fn existing_folder(&self) -> Result<PathBuf, Failure> {
         let folder = self.folder()?;
-        let file = folder.join(STORE_FILE);
-        if !file.exists() {
-            return Err(Failure::new(
-                Kind::NotLoggedIn,
-                format!("there is no account in {}: 'herold login' makes one", folder.display()),
-            ));
+        if has_store(&folder) {
+            return Ok(folder);
         }
+        Err(Failure::new(
+            Kind::NotLoggedIn,
+            format!("there is no account in {}: 'herold login' makes one", folder.display()),
+        ))
+    }
+
+    /// Opens the account in the store.
+    async fn open(&self) -> Result<Client, Failure> {
+        let folder = self.existing_folder()?;
         let key = secrets::store_key(&self.global, Purpose::Open)?;
         let opened = ClientBuilder::new()
             .deployment(deployment(Policy::default()))
-            .store_path(file)
+            .store_path(folder)
             .store_key(key)
             .resume();
         Ok(self.progress.during("opening the store", opened).await?)
@@ -156,6 +164,11 @@ impl Setting {
             }
         }
     }
+}
+
+/// Whether there is a store in the folder, with an account or, after a login that failed, without.
+pub fn has_store(folder: &Path) -> bool {
+    folder.join(MARK_OF_A_STORE).exists()
 }
 
 /// The `herold` command as a deployment: unbranded, with the policy chosen at login.

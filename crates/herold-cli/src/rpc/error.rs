@@ -43,11 +43,6 @@ impl RpcError {
         Self::new("not_found", what)
     }
 
-    /// Whether it is a time-out.
-    pub fn is_timeout(&self) -> bool {
-        self.code == "timeout"
-    }
-
     /// The answer to the request with this id.
     pub fn answer(&self, id: &Value) -> Value {
         let mut answer = json!({ "id": id, "ok": false, "error": self.text, "code": self.code });

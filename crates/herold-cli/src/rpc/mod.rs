@@ -102,7 +102,6 @@ async fn grace(end: &mut watch::Receiver<bool>) {
 }
 
 /// Takes a line apart: `None` for an empty one, an answer for one that is no request.
-#[expect(clippy::type_complexity, reason = "the parts of a request, used once")]
 fn request(line: Line) -> Result<Option<(Value, String, Params)>, Value> {
     let no_id = Value::Null;
     let bytes = match line {
@@ -174,8 +173,8 @@ async fn carry_out(session: &mut Session, command: &str, params: Params) -> Answ
         "sync_start" => session.sync_start(),
         "sync_once" => session.sync_once(params).await,
         "notification" => session.notification(params).await,
-        "to_device_events" => session.to_device_events(),
-        "notices" => session.notices(),
+        "to_device_events" => session.take_to_device(),
+        "notices" => session.take_notices(),
 
         "send_event" => control::send_event(session.client()?, params).await,
         "queue_event" => control::queue_event(session.client()?, params),

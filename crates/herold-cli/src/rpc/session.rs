@@ -23,8 +23,6 @@ use crate::secrets;
 const DEPLOYMENT: &str = "rpc";
 /// The file with the store's key, in the store's folder.
 const KEY_FILE: &str = "rpc.key";
-/// The store itself, in that folder.
-const STORE_FILE: &str = "store.db";
 /// How long a first sync and the upload of the device's keys may take.
 const READY_LIMIT: Duration = Duration::from_secs(280);
 /// How long a resumed peer waits for the server before it answers without it.
@@ -234,14 +232,14 @@ impl Session {
     }
 
     /// The application's to-device events since the last call.
-    pub fn to_device_events(&mut self) -> Answer {
+    pub fn take_to_device(&mut self) -> Answer {
         let client = self.client()?.clone();
         self.inbox.read(&client)?;
         Ok(json!({ "events": self.inbox.take_to_device() }))
     }
 
     /// The notices since the last call.
-    pub fn notices(&mut self) -> Answer {
+    pub fn take_notices(&mut self) -> Answer {
         let client = self.client()?.clone();
         self.inbox.read(&client)?;
         Ok(json!({ "notices": self.inbox.take_notices() }))
@@ -293,10 +291,7 @@ fn builder(store: &Path, key: &[u8; 32]) -> ClientBuilder {
         device_display_name: "herold rpc".to_owned(),
         ..Deployment::default()
     };
-    ClientBuilder::new()
-        .deployment(deployment)
-        .store_path(store.join(STORE_FILE))
-        .store_key(StoreKey::raw(*key))
+    ClientBuilder::new().deployment(deployment).store_path(store).store_key(StoreKey::raw(*key))
 }
 
 fn milliseconds(span: Duration) -> u64 {
