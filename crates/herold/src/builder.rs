@@ -117,7 +117,10 @@ impl ClientBuilder {
         let homeserver = self.reach(homeserver)?;
         let device_name = device_name.unwrap_or(&self.deployment.device_display_name).to_owned();
         let credentials = Credentials { user: user.to_owned(), password, device_name };
-        detached(async move { log_in(self.setup(Purpose::Make).await?, homeserver, credentials).await }).await
+        detached(
+            async move { log_in(self.setup(Purpose::Make).await?, homeserver, credentials).await },
+        )
+        .await
     }
 
     /// Opens the account that is in the store, with no network, and makes nothing. Must be called on a

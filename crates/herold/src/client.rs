@@ -173,7 +173,8 @@ impl Client {
     /// token is no longer in it. Once logged out, doing it again is no error.
     ///
     /// # Errors
-    /// [`ClientError::Transport`] if the homeserver did not answer: the session may still be there.
+    /// [`ClientError::Transport`] if the homeserver did not answer: the session may still be there, and
+    /// the client goes on.
     pub async fn logout(&self) -> Result<(), ClientError> {
         detached(log_out(self.session().clone())).await
     }

@@ -395,6 +395,8 @@ async fn a_closed_client_says_so_and_closing_again_is_no_error() {
     assert_eq!(changes.wait().await.unwrap_err().code(), "closed");
     assert_eq!(other.rooms().unwrap_err().code(), "closed");
     assert_eq!(client.start_sync().unwrap_err().code(), "closed");
+    let left = client.leave(room_id!("!r:example.org")).await;
+    assert_eq!(left.unwrap_err().code(), "closed");
     assert_eq!(client.sync_once(MINUTE).await.unwrap_err().code(), "closed");
 }
 

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use herold_crypto::Entropy;
 use herold_machine::{
-    Answer, Context, Machine, MachineError, Outgoing, Outputs, Pending, RequestId, Step,
+    Answer, AppEvent, Context, Machine, MachineError, Outgoing, Outputs, Pending, RequestId, Step,
 };
 use herold_store::{Snapshot, Store, StoreError, records::LoginRecord};
 use herold_trust::{Policy, Timestamp};
@@ -21,7 +21,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 use crate::Clock;
 
 /// How many times in a row the machine is asked to move on before others get a turn.
-const MAX_ADVANCES: usize = 1000;
+const MAX_ADVANCES: usize = 64;
 
 /// Why the engine could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -231,6 +231,10 @@ impl Engine {
     ) -> Result<Outputs<T>, EngineError> {
         let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
         let step = decide(&mut self.machine, self.store.snapshot(), &mut cx)?;
+        self.commit(step)
+    }
+
+    fn commit<T>(&mut self, step: Step<Pending, T>) -> Result<Outputs<T>, EngineError> {
         match step.commit(self.store.as_mut()) {
             Ok(step) => Ok(step.into_outputs()),
             Err(error) => {
@@ -241,22 +245,31 @@ impl Engine {
     }
 
     /// Lets the machine move on until it is quiet or the turn is over. Whether anything changed.
-    fn move_on(
-        &mut self,
-        events: &mut Vec<(u64, herold_machine::AppEvent)>,
-    ) -> Result<bool, EngineError> {
+    fn move_on(&mut self, events: &mut Vec<(u64, AppEvent)>) -> Result<bool, EngineError> {
         self.unfinished = true;
         for round in 0..MAX_ADVANCES {
-            let outputs =
-                self.commit_step(|machine, snapshot, cx| machine.advance(snapshot, cx))?;
-            events.extend(outputs.events);
-            if !outputs.changed {
+            let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
+            let snapshot = self.store.snapshot();
+            let step = self.machine.advance(snapshot, &mut cx)?;
+            // Rows written as they already are would never end.
+            if is_idle(&step, snapshot)? {
                 self.unfinished = false;
                 return Ok(round > 0);
             }
+            events.extend(self.commit(step)?.events);
         }
         Ok(true)
     }
+}
+
+/// Whether the step leaves every row as it is.
+fn is_idle(step: &Step<Pending>, snapshot: &dyn Snapshot) -> Result<bool, StoreError> {
+    for (table, key, value) in step.changes().iter() {
+        if snapshot.get(table, key)?.as_deref() != value {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl fmt::Debug for Engine {

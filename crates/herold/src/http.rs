@@ -19,6 +19,9 @@ use crate::{Exchange, Transport, TransportError, TransportRequest, TransportResp
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// After how long an idle connection is probed, so that a network that is gone is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// How the default transport behaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpOptions {
@@ -48,7 +51,8 @@ impl HttpTransport {
             .redirect(Policy::none())
             .referer(false)
             .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT);
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEP_ALIVE);
         if !options.user_agent.is_empty() {
             builder = builder.user_agent(options.user_agent);
         }

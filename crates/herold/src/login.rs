@@ -113,13 +113,13 @@ pub(crate) async fn log_out(session: Arc<Session>) -> Result<(), ClientError> {
     if session.is_logged_out() {
         return Ok(());
     }
-    tasks::stop_sync(&session).await;
     match session.call(logout_request(), Retry::Always).await {
         // The homeserver does not know the session: that is what was wanted.
-        Err(ClientError::LoggedOut) => return Ok(()),
-        result => result?,
-    };
+        Ok(_) | Err(ClientError::LoggedOut) => {}
+        Err(error) => return Err(error),
+    }
     session.end_login()?;
     session.wake_pump.notify_one();
+    tasks::stop_sync(&session).await;
     Ok(())
 }

@@ -26,6 +26,13 @@ impl Pace {
     }
 }
 
+/// Waits for a turn; a turn that is there already costs nothing.
+pub(crate) async fn wait(pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

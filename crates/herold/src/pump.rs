@@ -15,7 +15,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     ClientError,
     homeserver::{RESPONSE_LIMIT, backoff},
-    pace::Pace,
+    pace::{self, Pace},
     session::Session,
 };
 
@@ -112,7 +112,7 @@ fn pause(paces: &mut HashMap<&'static str, Pace>, request: &Outgoing) -> Duratio
 /// Makes a request that is free again however this ends.
 async fn exchange(session: Arc<Session>, request: Outgoing, pause: Duration) {
     let mut under_way = UnderWay { session: &session, request: &request, answered: false };
-    tokio::time::sleep(pause).await;
+    pace::wait(pause).await;
     let result = session.exchange(request.http.clone(), RESPONSE_LIMIT).await;
     let answer = match &result {
         Ok(response) => Answer::Response {

@@ -230,6 +230,9 @@ impl Session {
     }
 
     fn token(&self) -> Result<SecretString, ClientError> {
+        if *self.closing.borrow() {
+            return Err(ClientError::Closed);
+        }
         lock(&self.token).clone().ok_or(ClientError::LoggedOut)
     }
 

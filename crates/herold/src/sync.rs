@@ -11,6 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     ClientError,
     homeserver::{RESPONSE_LIMIT, backoff, retry_after},
+    pace,
     session::{Session, lock},
 };
 
@@ -79,7 +80,7 @@ pub(crate) async fn round_trip(
     timeout: Duration,
 ) -> Result<SyncReport, Failure> {
     let pause = lock(&session.sync_pace).next(Instant::now());
-    tokio::time::sleep(pause).await;
+    pace::wait(pause).await;
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let request = session.read(|machine, snapshot| machine.sync_request(snapshot, timeout_ms))?;
     let response = session.exchange(request, RESPONSE_LIMIT).await?;
