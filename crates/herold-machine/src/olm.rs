@@ -98,6 +98,14 @@ pub(crate) fn encrypt(
     })))
 }
 
+/// Whether there is a session with the device that has this key.
+pub(crate) fn has_session(
+    txn: &Txn<'_, '_>,
+    curve25519: &Curve25519PublicKey,
+) -> Result<bool, MachineError> {
+    Ok(!txn.list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?.is_empty())
+}
+
 fn best_session(
     txn: &Txn<'_, '_>,
     curve25519: &Curve25519PublicKey,

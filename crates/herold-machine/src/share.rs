@@ -297,12 +297,14 @@ fn share(
             user_id: device.user_id.clone(),
             device_id: device.device_id.clone(),
         };
-        let own = match &mut own {
-            Some(own) => own,
-            none => none.insert(OwnIdentity::new(txn)),
+        let own = own.get_or_insert_with(|| OwnIdentity::new(txn));
+        // Making the key's text costs a signature: only for a device that can be sent it.
+        let encrypted = if olm::has_session(txn, &device.keys.curve25519)? {
+            olm::encrypt(txn, own, device, "m.room_key", keys.content_at(index)?)?
+        } else {
+            None
         };
-        let content = keys.content_at(index)?;
-        match olm::encrypt(txn, own, device, "m.room_key", content)? {
+        match encrypted {
             Some(encrypted) => {
                 messages.add_share(
                     device,
