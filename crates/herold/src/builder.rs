@@ -22,6 +22,7 @@ pub struct ClientBuilder {
     deployment: Deployment,
     store_path: Option<PathBuf>,
     store_key: Option<StoreKey>,
+    store_options: StoreOptions,
     store: Option<Box<dyn Store + Send>>,
     transport: Option<Arc<dyn Transport>>,
     homeserver: Option<String>,
@@ -51,6 +52,12 @@ impl ClientBuilder {
     /// The key that opens the store. Secret.
     pub fn store_key(mut self, key: StoreKey) -> Self {
         self.store_key = Some(key);
+        self
+    }
+
+    /// How the store is opened: the label others see when it is locked, what a passphrase costs.
+    pub fn store_options(mut self, options: StoreOptions) -> Self {
+        self.store_options = options;
         self
     }
 
@@ -184,7 +191,9 @@ impl ClientBuilder {
     async fn setup(&mut self, purpose: Purpose) -> Result<Setup, ClientError> {
         let store = match (self.store.take(), self.store_path.take(), self.store_key.take()) {
             (Some(store), None, None) => store,
-            (None, Some(path), Some(key)) => open(path, key, purpose).await?,
+            (None, Some(path), Some(key)) => {
+                open(path, key, self.store_options.clone(), purpose).await?
+            }
             (None, Some(_), None) => {
                 return Err(ClientError::InvalidInput("a store key is needed"));
             }
@@ -213,14 +222,12 @@ enum Purpose {
 async fn open(
     path: PathBuf,
     key: StoreKey,
+    options: StoreOptions,
     purpose: Purpose,
 ) -> Result<Box<dyn Store + Send>, ClientError> {
-    let open = move || {
-        let options = StoreOptions::default();
-        match purpose {
-            Purpose::Make => SqliteStore::open_or_create(&path, &key, &options),
-            Purpose::Find => SqliteStore::open(&path, &key, &options),
-        }
+    let open = move || match purpose {
+        Purpose::Make => SqliteStore::open_or_create(&path, &key, &options),
+        Purpose::Find => SqliteStore::open(&path, &key, &options),
     };
     let opened = tokio::task::spawn_blocking(open).await;
     let store = opened.map_err(|_| ClientError::Internal("a task ended early"))??;

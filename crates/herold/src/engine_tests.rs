@@ -4,11 +4,11 @@ use std::sync::{
 };
 
 use herold_crypto::SeededEntropy;
-use herold_store::{ChangeSet, MemoryStore, ScanControl, Table};
+use herold_store::MemoryStore;
 use serde_json::json;
 
 use super::*;
-use crate::Body;
+use crate::{Body, test_support::Fragile};
 
 /// A clock that stands where it is put.
 #[derive(Default)]
@@ -17,48 +17,6 @@ struct Stopped(AtomicU64);
 impl Clock for Stopped {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// A store whose commits can be made to fail.
-struct Fragile {
-    inner: MemoryStore,
-    full: Arc<AtomicBool>,
-}
-
-impl Snapshot for Fragile {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.get(table, key)
-    }
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
-    ) -> Result<(), StoreError> {
-        self.inner.scan(table, prefix, from, visit)
-    }
-    fn scan_back(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        before: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
-    ) -> Result<(), StoreError> {
-        self.inner.scan_back(table, prefix, before, visit)
-    }
-}
-
-impl Store for Fragile {
-    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("disk full".to_owned()));
-        }
-        self.inner.commit(changes)
-    }
-    fn snapshot(&self) -> &dyn Snapshot {
-        self
     }
 }
 
@@ -83,7 +41,7 @@ fn new_account(store: Box<dyn Store + Send>, clock: Arc<Stopped>) -> Result<Engi
 fn world() -> World {
     let (clock, full) = (Arc::<Stopped>::default(), Arc::<AtomicBool>::default());
     clock.0.store(1_000_000, Ordering::Relaxed);
-    let store = Fragile { inner: MemoryStore::new(), full: full.clone() };
+    let store = Fragile::new(&full);
     let engine = new_account(Box::new(store), clock.clone()).unwrap();
     World { clock, full, engine }
 }

@@ -123,3 +123,7 @@ pub(crate) async fn log_out(session: Arc<Session>) -> Result<(), ClientError> {
     tasks::stop_sync(&session).await;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "login_tests.rs"]
+mod tests;

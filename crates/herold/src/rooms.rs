@@ -352,23 +352,5 @@ fn named(user: &UserId) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_room_is_asked_for_with_encryption_from_the_start() {
-        let room = CreateRoom {
-            rotation_messages: Some(3),
-            history_visibility: Some(HistoryVisibility::WorldReadable),
-            ..CreateRoom::default()
-        };
-        let body = room.to_json();
-        assert_eq!(body["preset"], "private_chat");
-        let state = body["initial_state"].as_array().unwrap();
-        assert_eq!(state[0]["type"], "m.room.encryption");
-        assert_eq!(state[0]["content"]["algorithm"], MEGOLM);
-        assert_eq!(state[0]["content"]["rotation_period_msgs"], 3);
-        assert_eq!(state[1]["content"]["history_visibility"], "world_readable");
-        assert!(body.get("name").is_none());
-    }
-}
+#[path = "rooms_tests.rs"]
+mod tests;

@@ -148,3 +148,7 @@ fn new_txn_id() -> OwnedTransactionId {
     let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     text.into()
 }
+
+#[cfg(test)]
+#[path = "send_tests.rs"]
+mod tests;

@@ -98,3 +98,7 @@ pub(crate) async fn round_trip(
     session.beat();
     Ok(report)
 }
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

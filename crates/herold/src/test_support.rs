@@ -2,10 +2,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use herold_store::{ChangeSet, MemoryStore, ScanControl, Snapshot, Store, StoreError, Table};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,6 +22,7 @@ use crate::{
     TransportError, TransportRequest, TransportResponse,
 };
 
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN: &str = "syt_canary_token_5f1c";
 pub(crate) const PASSWORD: &str = "canary-password-77aa";
 
@@ -131,6 +136,56 @@ impl Transport for Scripted {
     }
 }
 
+/// A store whose commits can be made to fail.
+#[derive(Default)]
+pub(crate) struct Fragile {
+    inner: MemoryStore,
+    full: Arc<AtomicBool>,
+}
+
+impl Snapshot for Fragile {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get(table, key)
+    }
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
+    ) -> Result<(), StoreError> {
+        self.inner.scan(table, prefix, from, visit)
+    }
+    fn scan_back(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        before: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
+    ) -> Result<(), StoreError> {
+        self.inner.scan_back(table, prefix, before, visit)
+    }
+}
+
+impl Store for Fragile {
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(StoreError::Io("disk full".to_owned()));
+        }
+        self.inner.commit(changes)
+    }
+    fn snapshot(&self) -> &dyn Snapshot {
+        self
+    }
+}
+
+impl Fragile {
+    /// An empty store that fails as long as `full` is set.
+    pub(crate) fn new(full: &Arc<AtomicBool>) -> Self {
+        Self { full: full.clone(), ..Self::default() }
+    }
+}
+
 /// The runtime's own time, which tests can pause.
 pub(crate) struct TokioClock(Instant);
 
@@ -152,13 +207,28 @@ pub(crate) async fn client(server: &Arc<Scripted>) -> Client {
 }
 
 pub(crate) async fn log_in(server: &Arc<Scripted>) -> Result<Client, ClientError> {
+    log_in_with(server, Box::new(MemoryStore::new())).await
+}
+
+pub(crate) async fn log_in_with(
+    server: &Arc<Scripted>,
+    store: Box<dyn Store + Send>,
+) -> Result<Client, ClientError> {
     ClientBuilder::new()
-        .memory_store()
+        .store(store)
         .homeserver("https://example.org/")
         .transport(server.clone())
         .clock(TokioClock::new())
         .login("alice", SecretString::new(PASSWORD.to_owned()), None)
         .await
+}
+
+/// A client that is in `!r:example.org`, which is not encrypted.
+pub(crate) async fn in_a_room(server: &Arc<Scripted>) -> Client {
+    server.replies("/sync", vec![ok(&joined_room("s1", false))]);
+    let client = client(server).await;
+    client.sync_once(Duration::ZERO).await.unwrap();
+    client
 }
 
 /// The sync response that puts `@alice:example.org` into an unencrypted room.
