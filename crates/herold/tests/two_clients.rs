@@ -1,5 +1,7 @@
 //! Two clients and a homeserver model: the way an app uses the SDK.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::{Net, SOON, builder, device, on_disk, password, ready, room_of};

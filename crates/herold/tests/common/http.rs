@@ -86,8 +86,8 @@ fn parse(head: &str, body: Vec<u8>, log: &Log) -> TransportRequest {
         "PUT" => Method::Put,
         _ => Method::Delete,
     };
-    let (path, query) = parts.next().unwrap().split_once('?').unwrap_or((line, ""));
-    let path = if query.is_empty() { line.split(' ').nth(1).unwrap() } else { path };
+    let target = parts.next().unwrap();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut http = HttpRequest::new(method, path, &[]);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap();
