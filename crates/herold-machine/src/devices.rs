@@ -114,7 +114,11 @@ pub(crate) fn handle_query(
             continue;
         }
         changed |= update_identity(txn, user_id, &body)?;
-        changed |= update_devices(txn, user_id, body.device_keys.get(user_id.as_str()).map(AsRef::as_ref))?;
+        changed |= update_devices(
+            txn,
+            user_id,
+            body.device_keys.get(user_id.as_str()).map(AsRef::as_ref),
+        )?;
         tracked.answered = Some(*generation);
         tracked.failures = 0;
         tracked.retry_at = None;
@@ -184,8 +188,9 @@ fn update_identity(
             if identity == known.identity {
                 return Ok(false);
             }
-            let violated =
-                |identity: &Identity| !matches!(identity.state(), IdentityState::Pinned | IdentityState::Verified);
+            let violated = |identity: &Identity| {
+                !matches!(identity.state(), IdentityState::Pinned | IdentityState::Verified)
+            };
             if violated(&identity) && !violated(&known.identity) {
                 txn.notice(Notice::IdentityChanged { user_id: user_id.to_owned() })?;
             }
@@ -252,20 +257,17 @@ fn update_devices(
         };
         if let Some(reason) = refused {
             kept.insert(device_id.clone()); // the old record, if any, stands
-            txn.notice(Notice::DeviceRefused {
-                user_id: user_id.to_owned(),
-                device_id,
-                reason,
-            })?;
+            txn.notice(Notice::DeviceRefused { user_id: user_id.to_owned(), device_id, reason })?;
         }
     }
     if own.user_id == user_id
         && !own_seen
-        && txn.load::<DeviceRecord>(&DeviceKey {
-            user_id: own.user_id.clone(),
-            device_id: own.device_id.clone(),
-        })?
-        .is_some()
+        && txn
+            .load::<DeviceRecord>(&DeviceKey {
+                user_id: own.user_id.clone(),
+                device_id: own.device_id.clone(),
+            })?
+            .is_some()
     {
         // Our own device has gone from the server's list.
         txn.notice(Notice::OwnDeviceMismatch)?;
@@ -284,27 +286,22 @@ fn put_device(
     device: Device,
     before: Option<&DeviceRecord>,
 ) -> Result<(), MachineError> {
-    let index = DeviceByKeyKey {
-        user_id: device.user_id.clone(),
-        curve25519: device.keys.curve25519,
-    };
+    let index =
+        DeviceByKeyKey { user_id: device.user_id.clone(), curve25519: device.keys.curve25519 };
     let mut by_key: DeviceByKeyRecord = txn.load(&index)?.unwrap_or_default();
     if !by_key.device_ids.contains(&device.device_id) {
         by_key.device_ids.push(device.device_id.clone());
         txn.put(&index, &by_key);
     }
-    let key =
-        DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     let first_seen = before.map_or(txn.cx.now, |record| record.first_seen);
     txn.put(&key, &DeviceRecord { device, first_seen });
     Ok(())
 }
 
 fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
-    let index = DeviceByKeyKey {
-        user_id: device.user_id.clone(),
-        curve25519: device.keys.curve25519,
-    };
+    let index =
+        DeviceByKeyKey { user_id: device.user_id.clone(), curve25519: device.keys.curve25519 };
     let mut by_key: DeviceByKeyRecord = txn.load(&index)?.unwrap_or_default();
     by_key.device_ids.retain(|device_id| *device_id != device.device_id);
     if by_key.device_ids.is_empty() {
@@ -312,8 +309,7 @@ fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineEr
     } else {
         txn.put(&index, &by_key);
     }
-    let key =
-        DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     txn.delete::<DeviceRecord>(&key);
     txn.delete::<ClaimRecord>(&key);
     txn.delete::<BlockedRecord>(&key);
@@ -345,8 +341,11 @@ pub(crate) trait DeviceLookup {
         user_id: &UserId,
         curve25519: &Curve25519PublicKey,
     ) -> Result<Vec<OwnedDeviceId>, MachineError>;
-    fn device(&self, user_id: &UserId, device_id: &DeviceId)
-    -> Result<Option<Device>, MachineError>;
+    fn device(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+    ) -> Result<Option<Device>, MachineError>;
 }
 
 impl DeviceLookup for Txn<'_, '_> {

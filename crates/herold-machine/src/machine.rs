@@ -309,13 +309,30 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let raw: Box<serde_json::value::RawValue> =
             serde_json::from_slice(body).map_err(|_| MachineError::Malformed("an event"))?;
-        let mut room: RoomRecord = txn
-            .load(&RoomKey { room_id: room_id.to_owned() })?
-            .ok_or(MachineError::UnknownRoom)?;
+        let mut room: RoomRecord =
+            txn.load(&RoomKey { room_id: room_id.to_owned() })?.ok_or(MachineError::UnknownRoom)?;
         let taken =
             timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, &raw, Origin::Single)?;
         let event_id = taken.ok_or(MachineError::Malformed("an event"))?;
         self.end(txn, event_id)
+    }
+
+    /// Takes the answer of the request of [`Machine::keys_changes_request`]: the device lists that
+    /// changed in a stretch of time that no sync response covered.
+    ///
+    /// # Errors
+    /// [`MachineError::Malformed`], or those of the store.
+    pub fn handle_keys_changes(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        body: &[u8],
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let raw: Box<serde_json::value::RawValue> = serde_json::from_slice(body)
+            .map_err(|_| MachineError::Malformed("a list of changed devices"))?;
+        devices::handle_device_lists(&mut txn, Some(&raw))?;
+        self.end(txn, ())
     }
 
     /// Moves the send queue on: looks at recipients, shares room keys, encrypts. To be called after each
@@ -555,11 +572,9 @@ impl Machine {
     ) -> Result<Step<Pending, bool>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
-        let device =
-            txn.load::<DeviceRecord>(&key)?.ok_or(MachineError::UnknownDevice)?.device;
+        let device = txn.load::<DeviceRecord>(&key)?.ok_or(MachineError::UnknownDevice)?.device;
         let own = olm::OwnIdentity::new(&txn);
-        let encrypted =
-            olm::encrypt(&mut txn, &own, &device, event_type, &content.to_string())?;
+        let encrypted = olm::encrypt(&mut txn, &own, &device, event_type, &content.to_string())?;
         let sent = encrypted.is_some();
         match encrypted {
             Some(encrypted) => {
@@ -623,6 +638,13 @@ impl Machine {
         limit: u32,
     ) -> Result<Option<HttpRequest>, MachineError> {
         outgoing::messages_request(snapshot, room_id, limit)
+    }
+
+    /// The request for the device lists that changed between two sync tokens: needed when syncing
+    /// starts over without a token, or with one that another process took further.
+    #[must_use]
+    pub fn keys_changes_request(from: &str, to: &str) -> HttpRequest {
+        outgoing::keys_changes_request(from, to)
     }
 
     /// The request for one event.
@@ -735,9 +757,7 @@ impl Machine {
         let key = UserKey { user_id: user_id.to_owned() };
         let identity = snapshot.load::<IdentityRecord>(&key)?.map(|record| record.identity);
         let mut views = Vec::new();
-        for (key, record) in
-            snapshot.list::<DeviceRecord>(&DeviceKey::of(user_id), usize::MAX)?
-        {
+        for (key, record) in snapshot.list::<DeviceRecord>(&DeviceKey::of(user_id), usize::MAX)? {
             views.push(DeviceView {
                 cross_signed: is_cross_signed(&record.device, identity.as_ref()),
                 blocked: snapshot.contains::<BlockedRecord>(&key)?,
@@ -771,10 +791,7 @@ impl Machine {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn queue(
-        &self,
-        snapshot: &dyn Snapshot,
-    ) -> Result<Vec<(u64, QueueRecord)>, MachineError> {
+    pub fn queue(&self, snapshot: &dyn Snapshot) -> Result<Vec<(u64, QueueRecord)>, MachineError> {
         let rows = snapshot.list::<QueueRecord>(&[], usize::MAX)?;
         Ok(rows.into_iter().map(|(key, row)| (key.sequence, row)).collect())
     }

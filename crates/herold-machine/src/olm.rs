@@ -110,12 +110,11 @@ fn best_session(
     txn: &Txn<'_, '_>,
     curve25519: &Curve25519PublicKey,
 ) -> Result<Option<(OlmSessionKey, OlmSessionRecord, OlmSession)>, MachineError> {
-    let best = txn
-        .list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?
-        .into_iter()
-        .max_by(|(a_key, a), (b_key, b)| {
+    let best = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?.into_iter().max_by(
+        |(a_key, a), (b_key, b)| {
             (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
-        });
+        },
+    );
     match best {
         None => Ok(None),
         Some((key, record)) => {
@@ -246,18 +245,21 @@ pub(crate) fn handle_claim(
             txn.delete::<ClaimRecord>(&key);
             continue;
         };
-        let claimed = keys.get(user_id.as_str()).and_then(|devices| devices.get(device_id.as_str()));
+        let claimed =
+            keys.get(user_id.as_str()).and_then(|devices| devices.get(device_id.as_str()));
         let session = match claimed.map(|raw| one_time_key(&device, raw)) {
-            Some(Ok(one_time_key)) => txn
-                .account()?
-                .create_outbound_session(device.keys.curve25519, one_time_key)
-                .ok(),
+            Some(Ok(one_time_key)) => {
+                txn.account()?.create_outbound_session(device.keys.curve25519, one_time_key).ok()
+            }
             Some(Err(Refused)) | None => None,
         };
         match session {
             Some(session) => {
                 store_session(txn, device.keys.curve25519, &session)?;
                 txn.delete::<ClaimRecord>(&key);
+                if claim.failures > 0 {
+                    crate::queue::note_late_shares(txn);
+                }
                 if claim.unwedge {
                     dummies.push(device);
                 }

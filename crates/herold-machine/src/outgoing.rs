@@ -75,6 +75,10 @@ pub(crate) fn messages_request(
     }))
 }
 
+pub(crate) fn keys_changes_request(from: &str, to: &str) -> HttpRequest {
+    HttpRequest::new(Method::Get, CLIENT, &["keys", "changes"]).query("from", from).query("to", to)
+}
+
 pub(crate) fn event_request(room_id: &RoomId, event_id: &EventId) -> HttpRequest {
     let segments = ["rooms", room_id.as_str(), "event", event_id.as_str()];
     HttpRequest::new(Method::Get, CLIENT, &segments)
@@ -143,8 +147,7 @@ fn queries(
         let body = json!({ "timeout": FEDERATION_TIMEOUT, "device_keys": asked });
         requests.push(Outgoing {
             id: RequestId(format!("keys/query/{server}")),
-            http: HttpRequest::new(Method::Post, CLIENT, &["keys", "query"])
-                .json(body.to_string()),
+            http: HttpRequest::new(Method::Post, CLIENT, &["keys", "query"]).json(body.to_string()),
             kind: RequestKind::KeysQuery { users },
         });
     }
@@ -178,8 +181,7 @@ fn claims(
         let body = json!({ "timeout": FEDERATION_TIMEOUT, "one_time_keys": asked });
         requests.push(Outgoing {
             id: RequestId(format!("keys/claim/{server}")),
-            http: HttpRequest::new(Method::Post, CLIENT, &["keys", "claim"])
-                .json(body.to_string()),
+            http: HttpRequest::new(Method::Post, CLIENT, &["keys", "claim"]).json(body.to_string()),
             kind: RequestKind::KeysClaim { devices },
         });
     }
@@ -272,15 +274,11 @@ pub(crate) fn next_timeout(
 ) -> Result<Option<Timestamp>, MachineError> {
     let mut times: Vec<Timestamp> = Vec::new();
     for (key, _) in snapshot.list::<OutdatedUserRecord>(&[], usize::MAX)? {
-        times.extend(
-            snapshot.load::<TrackedUserRecord>(&key)?.and_then(|tracked| tracked.retry_at),
-        );
+        times
+            .extend(snapshot.load::<TrackedUserRecord>(&key)?.and_then(|tracked| tracked.retry_at));
     }
     times.extend(
-        snapshot
-            .list::<ClaimRecord>(&[], usize::MAX)?
-            .into_iter()
-            .map(|(_, claim)| claim.retry_at),
+        snapshot.list::<ClaimRecord>(&[], usize::MAX)?.into_iter().map(|(_, claim)| claim.retry_at),
     );
     times.extend(
         snapshot.list::<OutboxRecord>(&[], 1)?.into_iter().filter_map(|(_, row)| row.retry_at),

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use herold_store::records::{
-    Membership, OutboxRecord, QueueRecord, QueueState, RoomKey, RoomRecord, SequenceKey, ShareKey,
-    ShareRecord, ShareState,
+    CounterRecord, Membership, NameKey, OutboundSessionRecord, OutboxRecord, QueueRecord,
+    QueueState, RoomKey, RoomRecord, SequenceKey, ShareKey, ShareRecord, ShareState,
 };
 use herold_trust::Policy;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId};
@@ -83,50 +83,78 @@ pub(crate) fn heads(rows: Vec<(SequenceKey, QueueRecord)>) -> Vec<(SequenceKey, 
         .collect()
 }
 
+/// Set when a device that had been left out can be reached again.
+const LATE_SHARES: &str = "late_shares";
+
+/// A device that had been left out of a share can be reached again: the next [`advance`] gives it the
+/// keys of what it missed.
+pub(crate) fn note_late_shares(txn: &mut Txn<'_, '_>) {
+    txn.put(&NameKey { name: LATE_SHARES.to_owned() }, &CounterRecord { next: 1 });
+}
+
 /// Moves each room's first item on as far as it goes without an answer from outside.
 pub(crate) fn advance(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
     policy: &Policy,
 ) -> Result<(), MachineError> {
-    for (key, mut row) in heads(txn.list::<QueueRecord>(&[])?) {
+    if txn.current_number(LATE_SHARES)? > 0 {
+        txn.delete::<CounterRecord>(&NameKey { name: LATE_SHARES.to_owned() });
+        for (key, session) in txn.list::<OutboundSessionRecord>(&[])? {
+            let room: Option<RoomRecord> = txn.load(&key)?;
+            if let Some(room) = room.filter(|_| session.retry_at.is_some()) {
+                share::prepare(txn, hot, policy, &key.room_id, &room, share::PATIENCE)?;
+            }
+        }
+    }
+    for (key, row) in heads(txn.list::<QueueRecord>(&[])?) {
         if row.state != QueueState::Queued {
             continue;
         }
-        let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: row.room_id.clone() })?;
-        let Some(room) = room.filter(|room| {
-            room.membership == Membership::Join
-        }) else {
-            fail(txn, &key, row, "NOT_JOINED")?;
-            continue;
-        };
-        let now = txn.cx.now;
-        let waited =
-            row.waiting_since.map(|since| now.saturating_since(since)).unwrap_or_default();
-        let room_id = row.room_id.clone();
-        match share::prepare(txn, hot, policy, &room_id, &room, waited)? {
-            Readiness::Ready => {
-                row.state = if room.encryption.is_some() {
-                    let content =
-                        share::encrypt(txn, hot, &room_id, &row.event_type, &row.content)?;
-                    QueueState::Ready { event_type: "m.room.encrypted".to_owned(), content }
-                } else {
-                    QueueState::Ready {
-                        event_type: row.event_type.clone(),
-                        content: row.content.clone(),
-                    }
-                };
-                row.waiting_since = None;
-                txn.put(&key, &row);
+        match move_on(txn, hot, policy, &key, row.clone()) {
+            // One room's trouble must not hold up the others.
+            Err(MachineError::Crypto(_) | MachineError::Malformed(_)) => {
+                fail(txn, &key, row, "CANNOT_ENCRYPT")?;
             }
-            Readiness::Waiting => {
-                if row.waiting_since.is_none() {
-                    row.waiting_since = Some(now);
-                    txn.put(&key, &row);
-                }
-            }
-            Readiness::Impossible(reason) => fail(txn, &key, row, reason)?,
+            done => done?,
         }
+    }
+    Ok(())
+}
+
+/// Moves one item on.
+fn move_on(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    key: &SequenceKey,
+    mut row: QueueRecord,
+) -> Result<(), MachineError> {
+    let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: row.room_id.clone() })?;
+    let Some(room) = room.filter(|room| room.membership == Membership::Join) else {
+        return fail(txn, key, row, "NOT_JOINED");
+    };
+    let now = txn.cx.now;
+    let waited = row.waiting_since.map(|since| now.saturating_since(since)).unwrap_or_default();
+    match share::prepare(txn, hot, policy, &row.room_id, &room, waited)? {
+        Readiness::Ready => {
+            let (event_type, content) = if room.encryption.is_some() {
+                let content =
+                    share::encrypt(txn, hot, &row.room_id, &row.event_type, &row.content)?;
+                ("m.room.encrypted".to_owned(), content)
+            } else {
+                (row.event_type.clone(), row.content.clone())
+            };
+            row.state = QueueState::Ready { event_type, content };
+            row.waiting_since = None;
+            txn.put(key, &row);
+        }
+        Readiness::Waiting if row.waiting_since.is_none() => {
+            row.waiting_since = Some(now);
+            txn.put(key, &row);
+        }
+        Readiness::Waiting => {}
+        Readiness::Impossible(reason) => fail(txn, key, row, reason)?,
     }
     Ok(())
 }
@@ -159,8 +187,7 @@ pub(crate) fn handle_sent(
     }
     let key = SequenceKey { sequence };
     let Some(mut row) = txn.load::<QueueRecord>(&key)? else { return Ok(()) };
-    if let Some(sent) =
-        answer.success().and_then(|body| serde_json::from_slice::<Sent>(body).ok())
+    if let Some(sent) = answer.success().and_then(|body| serde_json::from_slice::<Sent>(body).ok())
     {
         txn.delete::<QueueRecord>(&key);
         txn.emit(AppEvent::Sent {

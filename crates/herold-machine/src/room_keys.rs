@@ -107,8 +107,8 @@ fn take(
     txn.require_full();
     txn.delete::<WithheldRecord>(key);
     hot.forget_inbound(key);
-    let waiting = txn
-        .list::<WaitingRecord>(&WaitingKey::for_session(&key.room_id, &key.session_id))?;
+    let waiting =
+        txn.list::<WaitingRecord>(&WaitingKey::for_session(&key.room_id, &key.session_id))?;
     for (waiting, _) in waiting {
         timeline::decrypt_late(txn, hot, &waiting)?;
     }

@@ -186,8 +186,7 @@ fn set_encryption(
         Some(known) if *known == settings => return Ok(()),
         // The algorithm never changes for the worse, whatever the state says.
         Some(known) if known.algorithm == MEGOLM && settings.algorithm != MEGOLM => {
-            return Ok(txn
-                .notice(Notice::EncryptionChangeRefused { room_id: room_id.to_owned() })?);
+            return Ok(txn.notice(Notice::EncryptionChangeRefused { room_id: room_id.to_owned() })?);
         }
         _ => {}
     }
@@ -241,10 +240,7 @@ pub(crate) fn set_member(
 }
 
 /// Ends the outbound session: the next message makes another.
-pub(crate) fn discard_session(
-    txn: &mut Txn<'_, '_>,
-    room_id: &RoomId,
-) -> Result<(), MachineError> {
+pub(crate) fn discard_session(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result<(), MachineError> {
     let key = RoomKey { room_id: room_id.to_owned() };
     if let Some(session) = txn.load::<OutboundSessionRecord>(&key)? {
         for (share, _) in txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))? {

@@ -180,9 +180,7 @@ fn recipients(
             let blocked = txn.contains::<BlockedRecord>(&key)?;
             match may_receive(policy, &device, blocked, identity.as_ref()) {
                 Ok(()) => {
-                    recipients
-                        .entitled
-                        .insert((user_id.clone(), device.device_id.clone()), device);
+                    recipients.entitled.insert((user_id.clone(), device.device_id.clone()), device);
                 }
                 Err(code) => recipients.withheld.push((device, code)),
             }
@@ -424,15 +422,13 @@ fn session_key_at(
     index: u32,
 ) -> Result<SecretString, MachineError> {
     let corrupt = |_| StoreError::Corrupt("an outbound session".to_owned());
-    let initial =
-        OutboundGroupSession::from_record(session.initial.as_slice()).map_err(corrupt)?;
+    let initial = OutboundGroupSession::from_record(session.initial.as_slice()).map_err(corrupt)?;
     let ahead = index.saturating_sub(initial.message_index());
     if ahead == 0 {
         return Ok(initial.session_key());
     }
-    let advanced = initial
-        .to_record_ahead(ahead)
-        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    let advanced =
+        initial.to_record_ahead(ahead).map_err(|error| MachineError::Crypto(error.to_string()))?;
     Ok(OutboundGroupSession::from_record(advanced.as_slice()).map_err(corrupt)?.session_key())
 }
 
@@ -481,8 +477,7 @@ pub(crate) fn encrypt(
         "sender_key": own.keys.curve25519.to_base64(),
         "device_id": own.device_id,
     });
-    if let (Some(relation), Some(object)) =
-        (parsed.get("m.relates_to"), encrypted.as_object_mut())
+    if let (Some(relation), Some(object)) = (parsed.get("m.relates_to"), encrypted.as_object_mut())
     {
         object.insert("m.relates_to".to_owned(), relation.clone());
     }

@@ -60,7 +60,10 @@ impl<T> Step<Pending, T> {
     /// # Errors
     /// Those of the store; the step is lost then and nothing has changed. The caller must call
     /// [`crate::Machine::forget_cached`] before the next step.
-    pub fn commit<St: Store + ?Sized>(self, store: &mut St) -> Result<Step<Durable, T>, StoreError> {
+    pub fn commit<St: Store + ?Sized>(
+        self,
+        store: &mut St,
+    ) -> Result<Step<Durable, T>, StoreError> {
         if !self.changes.is_empty() {
             store.commit(&self.changes)?;
         }

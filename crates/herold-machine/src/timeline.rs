@@ -90,10 +90,7 @@ pub(crate) fn ingest(
         redact(txn, room_id, raw)?;
     }
     if origin == Origin::Live {
-        txn.emit(AppEvent::RoomEvent {
-            room_id: room_id.to_owned(),
-            event_id: event_id.clone(),
-        })?;
+        txn.emit(AppEvent::RoomEvent { room_id: room_id.to_owned(), event_id: event_id.clone() })?;
     }
     Ok(Some(event_id))
 }
@@ -175,7 +172,11 @@ fn decrypt(
             return Ok(failed(Utd::RoomMismatch));
         }
         wait_for(txn, key, &session_id);
-        return Ok(failed(if was_outside(&event.raw) { Utd::NotMemberThen } else { Utd::MissingKey }));
+        return Ok(failed(if was_outside(&event.raw) {
+            Utd::NotMemberThen
+        } else {
+            Utd::MissingKey
+        }));
     };
     let (plaintext, index) = match session.decrypt(&ciphertext) {
         Ok(decrypted) => decrypted,
@@ -264,8 +265,7 @@ pub(crate) fn decrypt_late(
     hot: &mut Hot,
     waiting: &WaitingKey,
 ) -> Result<(), MachineError> {
-    let key =
-        EventKey { room_id: waiting.room_id.clone(), event_id: waiting.event_id.clone() };
+    let key = EventKey { room_id: waiting.room_id.clone(), event_id: waiting.event_id.clone() };
     txn.delete::<WaitingRecord>(waiting);
     let Some(mut event) = txn.load::<EventRecord>(&key)? else { return Ok(()) };
     let content = serde_json::from_str::<EventHead>(&event.raw).ok().and_then(|head| head.content);

@@ -35,7 +35,11 @@ pub(crate) struct OlmEvent {
 }
 
 /// Takes one to-device event of a sync response.
-pub(crate) fn handle(txn: &mut Txn<'_, '_>, hot: &mut Hot, raw: &RawValue) -> Result<(), MachineError> {
+pub(crate) fn handle(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    raw: &RawValue,
+) -> Result<(), MachineError> {
     let Some(event) = parse::<ToDeviceEvent>(raw) else {
         return dropped(txn, None, DropReason::Malformed);
     };
@@ -52,9 +56,7 @@ pub(crate) fn handle(txn: &mut Txn<'_, '_>, hot: &mut Hot, raw: &RawValue) -> Re
         | "m.forwarded_room_key"
         | "m.secret.send"
         | "m.room_key_bundle"
-        | "io.element.msc4268.room_key_bundle" => {
-            dropped(txn, Some(sender), DropReason::NotByOlm)
-        }
+        | "io.element.msc4268.room_key_bundle" => dropped(txn, Some(sender), DropReason::NotByOlm),
         // Requests and verification are not answered by this version; anything else in the clear is
         // not for an end-to-end-encryption core.
         _ => Ok(()),
@@ -134,7 +136,9 @@ fn check_payload(
     {
         return Ok(Err(DropReason::PayloadMismatch));
     }
-    for raw in [&payload.sender_device_keys, &payload.unstable_sender_device_keys].into_iter().flatten() {
+    for raw in
+        [&payload.sender_device_keys, &payload.unstable_sender_device_keys].into_iter().flatten()
+    {
         let device = crate::wire::parse(raw)
             .and_then(|value| parse_sender_device_keys(&sender, &value).ok())
             .filter(|device| {

@@ -58,10 +58,8 @@ pub(crate) fn room_event(
         Decryption::Undecryptable { reason, session_id } => {
             let mut reason = Utd::parse(&reason);
             if let (Utd::MissingKey, Some(session_id)) = (&reason, &session_id) {
-                let withheld = RoomSessionKey {
-                    room_id: key.room_id,
-                    session_id: session_id.clone(),
-                };
+                let withheld =
+                    RoomSessionKey { room_id: key.room_id, session_id: session_id.clone() };
                 if let Some(withheld) = snapshot.load::<WithheldRecord>(&withheld)? {
                     reason = Utd::Withheld(withheld.code);
                 }
