@@ -123,11 +123,6 @@ pub async fn members(setting: &Setting, args: Members) -> Result<(), Failure> {
         .with_client(Freshness::CaughtUp, async |client| {
             let members =
                 setting.within("fetching the members", client.members(&args.room)).await?;
-            if client.room(&args.room)?.is_some_and(|room| !room.members_complete) {
-                setting
-                    .progress
-                    .note("the server has not sent the whole list: some may be missing");
-            }
             for (user, member) in members {
                 if !args.all && matches!(member.membership, Membership::Leave | Membership::Ban) {
                     continue;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use herold::{
-    Client, ClientBuilder, DecryptTrust, Deployment, OwnedEventId, OwnedRoomId, Policy, Recipients,
-    StoreKey,
+    Client, ClientBuilder, ClientError, DecryptTrust, Deployment, OwnedEventId, OwnedRoomId,
+    Policy, Recipients, StoreKey,
 };
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ const RESUME_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `close` waits for requests under way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(15);
 /// Events looked at per room for `stats`.
-const STATS_DEPTH: usize = 100_000;
+const STATS_DEPTH: usize = 10_000;
 
 /// What the process is, and what it can do.
 pub fn hello() -> Value {
@@ -150,8 +150,10 @@ impl Session {
             if let Err(error) = self.inbox.settle(&client) {
                 tracing::warn!(%error, "the events could not be acknowledged");
             }
-            if tokio::time::timeout(CLOSE_LIMIT, client.close()).await.is_err() {
-                tracing::warn!("requests under way were given up");
+            match tokio::time::timeout(CLOSE_LIMIT, client.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the store was not closed well"),
+                Err(_) => tracing::warn!("requests under way were given up"),
             }
         }
     }
@@ -198,16 +200,21 @@ impl Session {
         Ok(json!({}))
     }
 
-    /// Exactly one round trip. Background sync gives way.
+    /// Exactly one round trip. Background sync rests meanwhile.
     pub async fn sync_once(&mut self, mut params: Params) -> Answer {
         let wait = params.wait()?;
+        let client = self.client()?.clone();
+        client.stop_sync().await;
         // The server is not to wait for news: what the runner provoked is there.
-        let round_trip = self.client()?.sync_once(Duration::ZERO);
-        match tokio::time::timeout(wait, round_trip).await {
-            Ok(outcome) => outcome?,
-            Err(_) => return Err(RpcError::timeout("the round trip took too long")),
-        };
-        Ok(json!({}))
+        let outcome = tokio::time::timeout(wait, client.sync_once(Duration::ZERO)).await;
+        if self.syncing {
+            client.start_sync()?;
+        }
+        match outcome {
+            Ok(Ok(_)) => Ok(json!({})),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(RpcError::timeout("the round trip took too long")),
+        }
     }
 
     /// Decrypts one pushed event the way a notification process does: background sync rests, the
@@ -271,7 +278,14 @@ async fn decrypt_pushed(
         if event.is_some_and(|event| event.body.is_ok()) {
             return Ok(());
         }
-        client.sync_once(Duration::ZERO).await?;
+        match client.sync_once(Duration::ZERO).await {
+            Err(error @ (ClientError::LoggedOut | ClientError::Store(_))) => {
+                return Err(error.into());
+            }
+            // The server may answer yet.
+            Err(error) => tracing::warn!(%error, "no round trip"),
+            Ok(_) => {}
+        }
         if client.event(room, event_id)?.is_some_and(|event| event.body.is_ok()) {
             return Ok(());
         }
