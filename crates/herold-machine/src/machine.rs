@@ -14,7 +14,7 @@ use herold_store::{
     },
 };
 use herold_trust::{
-    DecryptTrust, Device, Identity, Policy, Recipients, Timestamp, is_cross_signed,
+    DecryptTrust, Device, Identity, Policy, PolicyFloor, Recipients, Timestamp, is_cross_signed,
 };
 use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,
@@ -335,6 +335,25 @@ impl Machine {
         self.end(txn, ())
     }
 
+    /// Takes a room's complete member list: the answer of the request of
+    /// [`Machine::members_request`].
+    ///
+    /// # Errors
+    /// [`MachineError::Malformed`], or those of the store.
+    pub fn handle_members(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        body: &[u8],
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let members: wire::Chunk =
+            serde_json::from_slice(body).map_err(|_| MachineError::Malformed("a member list"))?;
+        rooms::handle_members(&mut txn, room_id, &members.chunk)?;
+        self.end(txn, ())
+    }
+
     /// Moves the send queue on: looks at recipients, shares room keys, encrypts. To be called after each
     /// committed step and when [`Machine::next_timeout`] has come, until it changes nothing.
     ///
@@ -522,6 +541,34 @@ impl Machine {
             .policy
             .tighten(recipients, decrypt_trust)
             .map_err(|_| MachineError::PolicyDenied)?;
+        self.put_policy(snapshot, cx, policy)
+    }
+
+    /// A deployment's floor has become stricter since the account was made: it holds from now on, and
+    /// what was chosen is raised to it. A looser floor changes nothing.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn raise_floor(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        floor: &PolicyFloor,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut policy = self.policy.clone();
+        policy.floor.recipients = policy.floor.recipients.max(floor.recipients);
+        policy.floor.decrypt_trust = policy.floor.decrypt_trust.max(floor.decrypt_trust);
+        policy.recipients = policy.recipients.max(policy.floor.recipients);
+        policy.decrypt_trust = policy.decrypt_trust.max(policy.floor.decrypt_trust);
+        self.put_policy(snapshot, cx, policy)
+    }
+
+    fn put_policy(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        policy: Policy,
+    ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         if policy != self.policy {
             txn.put(&Only, &PolicyRecord { policy: policy.clone() });
@@ -531,9 +578,10 @@ impl Machine {
             txn.next_number(devices::GENERATION)?;
             txn.require_full();
         }
-        // Should the commit fail, the stricter of the two is in force until the next load.
+        let step = self.end(txn, ())?;
+        // Should the commit fail, the new one is in force until the next load all the same.
         self.policy = policy;
-        self.end(txn, ())
+        Ok(step)
     }
 
     /// Stores the login.
@@ -645,6 +693,12 @@ impl Machine {
     #[must_use]
     pub fn keys_changes_request(from: &str, to: &str) -> HttpRequest {
         outgoing::keys_changes_request(from, to)
+    }
+
+    /// The request for a room's complete member list.
+    #[must_use]
+    pub fn members_request(room_id: &RoomId) -> HttpRequest {
+        outgoing::members_request(room_id)
     }
 
     /// The request for one event.

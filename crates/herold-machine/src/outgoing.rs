@@ -79,6 +79,10 @@ pub(crate) fn keys_changes_request(from: &str, to: &str) -> HttpRequest {
     HttpRequest::new(Method::Get, CLIENT, &["keys", "changes"]).query("from", from).query("to", to)
 }
 
+pub(crate) fn members_request(room_id: &RoomId) -> HttpRequest {
+    HttpRequest::new(Method::Get, CLIENT, &["rooms", room_id.as_str(), "members"])
+}
+
 pub(crate) fn event_request(room_id: &RoomId, event_id: &EventId) -> HttpRequest {
     let segments = ["rooms", room_id.as_str(), "event", event_id.as_str()];
     HttpRequest::new(Method::Get, CLIENT, &segments)
@@ -229,10 +233,9 @@ fn sends(
                 if room.is_some_and(|room| room.encryption.is_some() && !room.members_complete)
                     && is_due(limit.map(|limit| limit.retry_at), now)
                 {
-                    let segments = ["rooms", room_id.as_str(), "members"];
                     requests.push(Outgoing {
                         id: RequestId(name),
-                        http: HttpRequest::new(Method::Get, CLIENT, &segments),
+                        http: members_request(&room_id),
                         kind: RequestKind::Members { room_id },
                     });
                 }

@@ -108,7 +108,7 @@ pub(crate) fn prepare(
         session.device_generation = txn.current_number(GENERATION)?;
         session.member_generation = room.member_generation;
     }
-    txn.put(&key, &session);
+    txn.put_changed(&key, &session)?;
     if waiting { Ok(Readiness::Waiting) } else { delivered(txn, &session) }
 }
 

@@ -116,6 +116,24 @@ impl<'a, 'c> Txn<'a, 'c> {
         self.changes.put(key, record);
     }
 
+    /// As [`Txn::put`], unless the row says the same already: a step that changes nothing is how the
+    /// machine says that it is quiet.
+    pub(crate) fn put_changed<R: Record>(
+        &mut self,
+        key: &R::Key,
+        record: &R,
+    ) -> Result<(), StoreError> {
+        let bytes = key.to_bytes();
+        let same = match self.changes.get(R::TABLE, &bytes) {
+            Some(row) => row.is_some_and(|row| row == record.encode()),
+            None => self.snapshot.get(R::TABLE, &bytes)?.is_some_and(|row| row == record.encode()),
+        };
+        if !same {
+            self.changes.put(key, record);
+        }
+        Ok(())
+    }
+
     pub(crate) fn delete<R: Record>(&mut self, key: &R::Key) {
         self.changes.delete::<R>(key);
     }

@@ -149,14 +149,8 @@ impl ClientBuilder {
             return Err(ClientError::WrongDeployment);
         }
         // A deployment may have become stricter since the account was made.
-        let (floor, policy) = (setup.deployment.policy.floor, engine.machine().policy().clone());
-        let recipients = policy.recipients.max(floor.recipients);
-        let decrypt_trust = policy.decrypt_trust.max(floor.decrypt_trust);
-        if (recipients, decrypt_trust) != (policy.recipients, policy.decrypt_trust) {
-            engine.step(|machine, snapshot, cx| {
-                machine.set_policy(snapshot, cx, recipients, decrypt_trust)
-            })?;
-        }
+        let floor = setup.deployment.policy.floor;
+        engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, &floor))?;
         let base_url = match (&setup.deployment.homeserver, &self.homeserver) {
             (Some(fixed), _) => normal_url(fixed)?,
             (None, Some(given)) => normal_url(given)?,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use herold_machine::{HttpRequest, Method};
+use herold_machine::{HttpRequest, Machine, Method};
 use herold_store::records::{HistoryVisibility, MemberRecord, Membership, RoomRecord};
 use herold_trust::MEGOLM;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
@@ -219,20 +219,28 @@ impl Client {
         self.session().read(|machine, snapshot| machine.room(snapshot, room))
     }
 
-    /// The members of a room, as the own view has them.
+    /// The members of a room. The complete list is fetched if only a part is known and this user is in
+    /// the room.
     ///
     /// # Errors
-    /// [`ClientError::UnknownRoom`]; those of the store.
+    /// [`ClientError::UnknownRoom`]; [`ClientError::Matrix`], [`ClientError::Transport`]; those of the
+    /// store.
     pub async fn members(
         &self,
         room: &RoomId,
     ) -> Result<Vec<(OwnedUserId, MemberRecord)>, ClientError> {
-        self.session().read(|machine, snapshot| {
-            if machine.room(snapshot, room)?.is_none() {
-                return Err(herold_machine::MachineError::UnknownRoom);
-            }
-            machine.members(snapshot, room)
-        })
+        let known = self.room(room)?.ok_or(ClientError::UnknownRoom)?;
+        if known.membership == Membership::Join && !known.members_complete {
+            let (session, room) = (self.session().clone(), room.to_owned());
+            detached(async move {
+                let body = session.call(Machine::members_request(&room), Retry::Always).await?;
+                session.step(|machine, snapshot, cx| {
+                    machine.handle_members(snapshot, cx, &room, &body)
+                })
+            })
+            .await?;
+        }
+        self.session().read(|machine, snapshot| machine.members(snapshot, room))
     }
 
     /// Has the homeserver change a membership, then takes it before a sync shows it: the next message
