@@ -83,6 +83,8 @@ pub struct World {
     /// Changes every response of the server, for attacks: (device, path, response).
     #[allow(clippy::type_complexity)]
     pub tamper: Option<Box<dyn FnMut(usize, &str, &mut ServerResponse)>>,
+    /// Every cache is dropped before every step.
+    pub uncached: bool,
     entropy: SeededEntropy,
     late: Vec<(usize, Outgoing, ServerResponse)>,
     seed: u64,
@@ -110,6 +112,7 @@ impl World {
             clock: SimClock::new(),
             devices: Vec::new(),
             tamper: None,
+            uncached: false,
             entropy: SeededEntropy::new(seed),
             late: Vec::new(),
             seed,
@@ -506,6 +509,9 @@ impl World {
         self.start(device);
         let sim = &mut self.devices[device];
         let engine = sim.engine.as_mut()?;
+        if self.uncached {
+            engine.forget_cached();
+        }
         let result = run(engine);
         if sim.disk.is_dead() {
             sim.engine = None;

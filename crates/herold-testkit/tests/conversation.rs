@@ -46,3 +46,14 @@ fn a_conversation_survives_a_bad_network() {
         assert_eq!(world.oracle.violations(), [] as [String; 0], "seed {seed}");
     }
 }
+
+#[test]
+fn a_run_without_caches_gives_the_same_result() {
+    for uncached in [false, true] {
+        let mut world = World::new(3);
+        world.uncached = uncached;
+        // The story asserts every text, its order and its sender.
+        conversation(&mut world, &[Disk::new(), Disk::new()]);
+        assert_eq!(world.oracle.violations(), [] as [String; 0], "uncached: {uncached}");
+    }
+}
