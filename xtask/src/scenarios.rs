@@ -347,6 +347,9 @@ fn exhausted(world: &World<'_>) -> Result<()> {
     let event = a.send(&room, "with the fallback key")?;
     b.resume()?;
     reads(&mut b, &room, &event, a.user(), "with the fallback key")?;
+    // A client may replace it now, or not so soon after the last one was made.
+    b.call("clock_advance", json!({"ms": 600_000}))?;
+    say(&mut a, &room, "ten minutes later", &mut [&mut b])?;
     eventually("a new fallback key of B", || Ok(proxy.fallback_keys(&b.device) > uploads))?;
     say(&mut b, &room, "thanks", &mut [&mut a]).map(drop)
 }
