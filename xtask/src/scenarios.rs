@@ -33,6 +33,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "attachment", shows: "encrypted files both ways, byte for byte", needs_of_a: &["files"], needs_of_b: &["files"], play: attachment },
     Scenario { name: "custom", shows: "an event of an unknown type arrives with exactly its content", needs_of_a: &["control", "custom"], needs_of_b: &["control", "custom"], play: custom },
     Scenario { name: "rotation", shows: "the session changes after as many messages as the room says", needs_of_a: &[], needs_of_b: &[], play: rotation },
+    Scenario { name: "backlog", shows: "B was away for 120 room keys, more than a sync response holds", needs_of_a: &[], needs_of_b: &["store"], play: backlog },
     Scenario { name: "invited", shows: "what was said while B was invited is readable after the join", needs_of_a: &[], needs_of_b: &[], play: invited },
     Scenario { name: "leave", shows: "who has left gets no key, and reads again after coming back", needs_of_a: &[], needs_of_b: &[], play: leave },
     Scenario { name: "kick", shows: "the same for who was removed", needs_of_a: &[], needs_of_b: &[], play: kick },
@@ -41,7 +42,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "restart", shows: "each that can comes back from its store and has missed nothing", needs_of_a: &[], needs_of_b: &[], play: restart },
     Scenario { name: "killed", shows: "B is killed while it receives, three times, and misses nothing", needs_of_a: &[], needs_of_b: &["store"], play: killed },
     Scenario { name: "killed_sender", shows: "A is killed with a full send queue: each message comes once, in order", needs_of_a: &["control"], needs_of_b: &[], play: killed_sender },
-    Scenario { name: "backlog", shows: "B was away for 120 room keys, more than a sync response holds", needs_of_a: &[], needs_of_b: &["store"], play: backlog },
     Scenario { name: "exhausted", shows: "B has no one-time keys left: the fallback key serves, and is replaced", needs_of_a: &[], needs_of_b: &["store"], play: exhausted },
 ];
 
