@@ -68,6 +68,7 @@ pub struct Args {
 
 /// What every command takes.
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Options of all commands")]
 pub struct Global {
     /// The folder of the account's store [default: 'herold' in the user's data folder]
     #[arg(long, short, global = true, value_name = "DIR", env = "HEROLD_STORE")]
@@ -87,7 +88,7 @@ pub struct Global {
     #[arg(long, short, global = true)]
     pub quiet: bool,
 
-    /// How long to wait for the server, in all
+    /// How long to wait for the server at each step
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Freshness, Setting};
+use super::{Freshness, Setting, messages};
 use crate::{
     args::{Download, SendFile},
     failure::Failure,
@@ -40,7 +40,9 @@ pub async fn send_file(setting: &Setting, args: SendFile) -> Result<(), Failure>
         .with_client(Freshness::CaughtUp, async |client| {
             let what = format!("encrypting and sending {}", size(length));
             let sending = client.send_file(&args.room, &name, &mimetype, &data);
-            let event = setting.within(&what, sending).await?;
+            let last = messages::last_queued(client)?;
+            let sent = setting.within(&what, sending).await;
+            let event = messages::settle(setting, client, last, sent)?;
             setting.output.line(event.as_str(), &json!({ "event_id": event }))
         })
         .await

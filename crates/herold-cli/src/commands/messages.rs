@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Read};
 
-use herold::{Client, ClientError, OwnedRoomId, RoomEvent, Shield};
+use herold::{Client, ClientError, OwnedRoomId, QueueState, RoomEvent, Shield};
 use serde_json::{Value, json};
 
 use super::{Freshness, Setting};
@@ -35,15 +35,39 @@ pub async fn send(setting: &Setting, args: Send) -> Result<(), Failure> {
                 let txn = client.queue_event(&args.room, "m.room.message", &content, None)?;
                 return setting.output.line(&format!("queued as {txn}"), &json!({ "txn": txn }));
             }
+            let last = last_queued(client)?;
             let sending = client.send_event(&args.room, "m.room.message", &content, None);
-            let event = setting.within("sending", sending).await.inspect_err(|failure| {
-                if failure.is_no_answer() {
-                    setting.progress.note("the message stays queued: the next command goes on");
-                }
-            })?;
+            let sent = setting.within("sending", sending).await;
+            let event = settle(setting, client, last, sent)?;
             setting.output.line(event.as_str(), &json!({ "event_id": event }))
         })
         .await
+}
+
+/// The number of the last event in the send queue.
+pub fn last_queued(client: &Client) -> Result<Option<u64>, ClientError> {
+    Ok(client.queue()?.last().map(|(sequence, _)| *sequence))
+}
+
+/// After an attempt to send: what was refused has been told, and does not stay in the queue. `last` is
+/// what [`last_queued`] said before.
+pub fn settle<T>(
+    setting: &Setting,
+    client: &Client,
+    last: Option<u64>,
+    sent: Result<T, Failure>,
+) -> Result<T, Failure> {
+    if let Err(failure) = &sent {
+        if failure.is_no_answer() {
+            setting.progress.note("the message stays queued: the next command goes on");
+        }
+        for (sequence, item) in client.queue()? {
+            if Some(sequence) > last && matches!(item.state, QueueState::Failed { .. }) {
+                client.cancel(&item.txn_id)?;
+            }
+        }
+    }
+    sent
 }
 
 /// A room that is not encrypted is sent to as it is, but not without a word.
