@@ -120,8 +120,17 @@ impl Client {
     /// by itself.
     pub async fn sync_once(&self, timeout: Duration) -> Result<SyncReport, ClientError> {
         let session = self.session();
-        session.sync_interrupt.notify_one();
-        let _turn = session.sync_turn.lock().await;
+        let turn = session.sync_turn.lock();
+        tokio::pin!(turn);
+        // In the line for the turn first: otherwise the background sync could take it again.
+        let _turn = tokio::select! {
+            biased;
+            turn = &mut turn => turn,
+            () = std::future::ready(()) => {
+                session.sync_interrupt.notify_one();
+                turn.await
+            }
+        };
         sync::round_trip(session, timeout).await.map_err(|failure| failure.error)
     }
 
