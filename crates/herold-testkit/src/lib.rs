@@ -10,12 +10,14 @@
 
 pub mod homeserver;
 
+mod attacker;
 mod disk;
 mod faults;
 mod oracle;
 mod scenario;
 mod world;
 
+pub use attacker::Attacker;
 pub use disk::{Disk, DiskStore, Kill};
 pub use faults::{Fate, Faults};
 pub use oracle::Oracle;
