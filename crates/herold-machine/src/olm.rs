@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use herold_crypto::{
-    Curve25519PublicKey, OlmMessage, OlmSession, curve25519_from_base64, verify_json,
+    Curve25519PublicKey, Ed25519PublicKey, IdentityKeys, OlmMessage, OlmSession,
+    curve25519_from_base64, verify_json,
 };
 use herold_store::{
     StoreError,
@@ -76,7 +77,7 @@ pub(crate) fn encrypt(
     event_type: &str,
     content: &str,
 ) -> Result<Option<Value>, MachineError> {
-    let Some((key, mut record, mut session)) = best_session(txn, &device.keys.curve25519)? else {
+    let Some((key, mut record, mut session)) = best_session(txn, &device.keys)? else {
         return Ok(None);
     };
     let payload = own.payload(device, event_type, content);
@@ -98,23 +99,28 @@ pub(crate) fn encrypt(
     })))
 }
 
-/// Whether there is a session with the device that has this key.
-pub(crate) fn has_session(
+/// Whether there is a session with the device that has these keys.
+pub(crate) fn has_session(txn: &Txn<'_, '_>, keys: &IdentityKeys) -> Result<bool, MachineError> {
+    Ok(sessions_with(txn, keys)?.next().is_some())
+}
+
+/// The sessions whose other end has both of these keys (attack N18).
+fn sessions_with(
     txn: &Txn<'_, '_>,
-    curve25519: &Curve25519PublicKey,
-) -> Result<bool, MachineError> {
-    Ok(!txn.list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?.is_empty())
+    keys: &IdentityKeys,
+) -> Result<impl Iterator<Item = (OlmSessionKey, OlmSessionRecord)>, MachineError> {
+    let peer = Some(keys.ed25519);
+    let sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&keys.curve25519))?;
+    Ok(sessions.into_iter().filter(move |(_, record)| record.peer_ed25519 == peer))
 }
 
 fn best_session(
     txn: &Txn<'_, '_>,
-    curve25519: &Curve25519PublicKey,
+    keys: &IdentityKeys,
 ) -> Result<Option<(OlmSessionKey, OlmSessionRecord, OlmSession)>, MachineError> {
-    let best = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(curve25519))?.into_iter().max_by(
-        |(a_key, a), (b_key, b)| {
-            (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
-        },
-    );
+    let best = sessions_with(txn, keys)?.max_by(|(a_key, a), (b_key, b)| {
+        (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
+    });
     match best {
         None => Ok(None),
         Some((key, record)) => {
@@ -129,13 +135,14 @@ fn restore(record: &OlmSessionRecord) -> Result<OlmSession, StoreError> {
         .map_err(|_| StoreError::Corrupt("an Olm session".to_owned()))
 }
 
-/// Decrypts an Olm message from the device that has `sender_key`. `None` if no session does it; then
-/// nothing has changed.
+/// Decrypts an Olm message from the device that has `sender_key`, and names the session that did it.
+/// `None` if no session does it; then nothing has changed.
+#[allow(clippy::type_complexity)]
 pub(crate) fn decrypt(
     txn: &mut Txn<'_, '_>,
     sender_key: &Curve25519PublicKey,
     message: &OlmMessage,
-) -> Result<Option<Zeroizing<Vec<u8>>>, MachineError> {
+) -> Result<Option<(OlmSessionKey, Zeroizing<Vec<u8>>)>, MachineError> {
     let mut sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(sender_key))?;
     sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
     for (key, mut record) in sessions {
@@ -148,7 +155,7 @@ pub(crate) fn decrypt(
             record.pickle = session.to_record();
             record.last_received_at = txn.cx.now;
             txn.put(&key, &record);
-            return Ok(Some(plaintext));
+            return Ok(Some((key, plaintext)));
         }
         if ours {
             return Ok(None); // its very own session could not: no other can
@@ -161,15 +168,33 @@ pub(crate) fn decrypt(
     let created = txn.account()?.create_inbound_session(*sender_key, message);
     let Ok((session, plaintext)) = created else { return Ok(None) };
     txn.change_account()?;
-    store_session(txn, *sender_key, &session)?;
-    Ok(Some(plaintext))
+    let key = store_session(txn, *sender_key, None, &session)?;
+    Ok(Some((key, plaintext)))
+}
+
+/// Notes the Ed25519 key that a checked message claimed. `false` if the session is another device's.
+pub(crate) fn confirm_peer(
+    txn: &mut Txn<'_, '_>,
+    key: &OlmSessionKey,
+    ed25519: &Ed25519PublicKey,
+) -> Result<bool, MachineError> {
+    let Some(mut record) = txn.load::<OlmSessionRecord>(key)? else { return Ok(false) };
+    match record.peer_ed25519 {
+        Some(known) => Ok(known == *ed25519),
+        None => {
+            record.peer_ed25519 = Some(*ed25519);
+            txn.put(key, &record);
+            Ok(true)
+        }
+    }
 }
 
 fn store_session(
     txn: &mut Txn<'_, '_>,
     sender_key: Curve25519PublicKey,
+    peer_ed25519: Option<Ed25519PublicKey>,
     session: &OlmSession,
-) -> Result<(), MachineError> {
+) -> Result<OlmSessionKey, MachineError> {
     let mut known = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&sender_key))?;
     known.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
     for (key, _) in known.iter().skip(MAX_SESSIONS - 1) {
@@ -178,12 +203,13 @@ fn store_session(
     let key = OlmSessionKey { sender_key, session_id: session.session_id() };
     let record = OlmSessionRecord {
         pickle: session.to_record(),
+        peer_ed25519,
         created_at: txn.cx.now,
         last_received_at: txn.cx.now,
     };
     txn.put(&key, &record);
     txn.require_full();
-    Ok(())
+    Ok(key)
 }
 
 /// Wants a one-time key of the device claimed, unless that is under way or put off.
@@ -255,7 +281,7 @@ pub(crate) fn handle_claim(
         };
         match session {
             Some(session) => {
-                store_session(txn, device.keys.curve25519, &session)?;
+                store_session(txn, device.keys.curve25519, Some(device.keys.ed25519), &session)?;
                 txn.delete::<ClaimRecord>(&key);
                 if claim.failures > 0 {
                     crate::queue::note_late_shares(txn);

@@ -297,7 +297,7 @@ fn share(
         };
         let own = own.get_or_insert_with(|| OwnIdentity::new(txn));
         // Making the key's text costs a signature: only for a device that can be sent it.
-        let encrypted = if olm::has_session(txn, &device.keys.curve25519)? {
+        let encrypted = if olm::has_session(txn, &device.keys)? {
             olm::encrypt(txn, own, device, "m.room_key", keys.content_at(index)?)?
         } else {
             None

@@ -102,7 +102,7 @@ fn handle_encrypted(
     if txn.contains::<OlmHashRecord>(&hash)? {
         return Ok(()); // delivered twice: nothing happened, and nothing is wrong
     }
-    let Some(plaintext) = olm::decrypt(txn, &sender_key, &message)? else {
+    let Some((session, plaintext)) = olm::decrypt(txn, &sender_key, &message)? else {
         olm::unwedge(txn, &sender, &sender_key)?;
         return dropped(txn, Some(sender), DropReason::Undecryptable);
     };
@@ -110,6 +110,9 @@ fn handle_encrypted(
     txn.require_full();
     match check_payload(txn, sender.clone(), sender_key, &plaintext)? {
         Err(reason) => dropped(txn, Some(sender), reason),
+        Ok(event) if !olm::confirm_peer(txn, &session, &event.sender_ed25519)? => {
+            dropped(txn, Some(event.sender), DropReason::PayloadMismatch)
+        }
         Ok(event) => dispatch(txn, hot, event),
     }
 }

@@ -408,6 +408,11 @@ record!(CounterRecord, NameKey, Counter);
 pub struct OlmSessionRecord {
     /// The session. Secret.
     pub pickle: SecretBytes,
+    /// The Ed25519 key of the device at the other end: the one whose one-time key made the session, or
+    /// which its first message claimed. `None` until a message has passed every check; until then
+    /// nothing is sent through it. Two devices may publish one Curve25519 key; their sessions must not
+    /// be taken for each other's.
+    pub peer_ed25519: Option<Ed25519PublicKey>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it last decrypted a message; when it was made if it never has.

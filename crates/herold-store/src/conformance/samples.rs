@@ -153,6 +153,7 @@ samples! {
     OlmSessionRecord: OlmSessionKey { sender_key: curve(), session_id: session() }
         => OlmSessionRecord {
             pickle: secret("olm"),
+            peer_ed25519: Some(ed()),
             created_at: at(3),
             last_received_at: at(4),
         },
