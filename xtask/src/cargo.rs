@@ -17,9 +17,18 @@ pub fn root() -> PathBuf {
 }
 
 /// The cargo that runs this program, in the workspace's root.
+///
+/// What it has told this program of its package is not passed on: build scripts that look at it would
+/// run again, and their crates be built again, each time when cargo is next called by hand.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| told.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

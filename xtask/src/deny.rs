@@ -49,6 +49,8 @@ pub fn run() -> Result<bool> {
     let mut good = cargo::status(deny().args([
         "check",
         "--hide-inclusion-graph",
+        "--allow",
+        "unused-wrapper",
         "licenses",
         "bans",
         "sources",
