@@ -11,8 +11,10 @@ use herold_crypto::{InboundGroupSession, OutboundGroupSession};
 use herold_machine::DropReason;
 use herold_store::Table;
 use herold_testkit::{Attacker, World};
-use herold_trust::{Shield, ShieldReason};
+use herold_trust::{DecryptTrust, Policy, Shield, ShieldReason};
 use serde_json::{Value, json};
+
+const BOB: &str = "@bob:world.test";
 
 /// The kinds of event that bring keys.
 const KEY_MATERIAL: [&str; 5] = [
@@ -511,5 +513,28 @@ fn sessions_opened_by_strangers_harm_no_other() {
     assert_eq!(world.text(alice, &room, &sent).as_deref(), Ok("still here"));
     let sent = world.send(alice, &room, "so am I");
     assert_eq!(world.text(bob, &room, &sent).as_deref(), Ok("so am I"));
+    assert_eq!(world.oracle.violations(), [] as [String; 0]);
+}
+
+/// N46: where only cross-signed devices are believed, that holds for an app's own events by Olm too.
+#[test]
+fn under_a_strict_policy_an_unsigned_device_reaches_no_app() {
+    let mut world = World::new(14);
+    let policy = Policy { decrypt_trust: DecryptTrust::CrossSigned, ..Policy::default() };
+    let alice = world.add_device_with("alice", policy);
+    let bob = world.add_device("bob");
+    world.settle();
+    let identity = CrossSigning::upload(&mut world, bob);
+    identity.sign_device(&mut world, bob);
+    let mut ghost = Attacker::ghost(&mut world, BOB, "GHOST");
+    let mut signed = Attacker::unlisted(BOB, "SIGNED");
+    let keys = identity.sign(signed.device_keys());
+    world.server.add_device_keys(BOB, "SIGNED", keys);
+    world.make_room(&[alice, bob]);
+    world.settle();
+    ghost.send(&mut world, alice, "com.example.word", &json!({ "from": "ghost" }));
+    signed.send(&mut world, alice, "com.example.word", &json!({ "from": "signed" }));
+    world.settle();
+    assert_eq!(heard(&world, alice), [(BOB.to_owned(), Some("SIGNED".to_owned()))]);
     assert_eq!(world.oracle.violations(), [] as [String; 0]);
 }
