@@ -115,7 +115,8 @@ pub fn build_binary(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let executable = messages.lines().rev().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let target = &message["target"];
-        let binary = target["name"] == name && target["kind"][0] == "bin";
+        let program = message["profile"]["test"] == false;
+        let binary = program && target["name"] == name && target["kind"][0] == "bin";
         message["executable"].as_str().filter(|_| binary).map(PathBuf::from)
     });
     match executable {
