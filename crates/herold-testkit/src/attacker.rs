@@ -1,6 +1,8 @@
 //! [`Attacker`]: a device that keeps to no rule. It has real keys, so what it sends gets as far as a real
 //! attacker's messages do: to the checks.
 
+#![allow(clippy::expect_used, reason = "it is used by tests only")]
+
 use std::collections::BTreeMap;
 
 use herold_crypto::{Account, IdentityKeys, OlmMessage, OlmSession};
