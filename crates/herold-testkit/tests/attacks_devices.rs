@@ -294,11 +294,12 @@ fn refuses_claimed(what: &str, change: impl Fn(&str, &mut Value) + 'static) {
 /// N20 and N21: claimed keys that must not be used.
 #[test]
 fn a_claimed_key_that_cannot_be_believed_is_not_used() {
+    type Change = fn(&str, &mut Value);
     fn signed_by(user: &'static str, device: &str, key: &mut Value) {
         let signer = Attacker::unlisted(user, device);
         *key = signer.signed(json!({ "key": key["key"] }));
     }
-    let changes: [(&str, fn(&str, &mut Value)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("no signature", |_, key| *key = json!({ "key": key["key"] })),
         ("empty signatures", |_, key| key["signatures"] = json!({})),
         ("another key under the signature", |_, key| {
