@@ -48,7 +48,7 @@ pub(crate) fn make(
 }
 
 /// Stores a new account: all its keys are still to be published, and our own devices are tracked.
-pub(crate) fn store(txn: &mut Txn<'_, '_>, record: &AccountRecord) {
+pub(crate) fn store(txn: &mut Txn<'_, '_>, record: &AccountRecord) -> Result<(), MachineError> {
     txn.put(
         &Only,
         &KeyUploadRecord {
@@ -60,7 +60,7 @@ pub(crate) fn store(txn: &mut Txn<'_, '_>, record: &AccountRecord) {
     txn.put(&Only, record);
     txn.require_full();
     let key = UserKey { user_id: record.user_id.clone() };
-    crate::devices::mark_outdated(txn, &key, TrackedUserRecord::default());
+    crate::devices::mark_outdated(txn, &key, TrackedUserRecord::default())
 }
 
 fn signed_device_keys(
@@ -169,12 +169,12 @@ pub(crate) fn handle_counts(
     let before: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
     let mut uploads = before.clone();
     if let Some(counts) = counts.and_then(crate::wire::parse_section::<RawMap>) {
-        let count = counts
-            .get("signed_curve25519")
-            .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-        if let Some(count) = count_of(count.as_ref()) {
-            uploads.server_one_time_keys = Some(count);
-        }
+        // An algorithm that is not listed has no keys; a count that is none says nothing.
+        let count = match counts.get("signed_curve25519") {
+            None => Some(0),
+            Some(raw) => count_of(serde_json::from_str::<Value>(raw.get()).ok().as_ref()),
+        };
+        uploads.server_one_time_keys = count.or(uploads.server_one_time_keys);
     }
     if let Some(types) = fallback_types.and_then(crate::wire::parse_section::<Vec<Value>>) {
         uploads.fallback_used = !types.iter().any(|kind| kind == "signed_curve25519");

@@ -1,7 +1,12 @@
 //! [`Context`]: the time and the randomness of one step, given by the caller.
 
+use std::time::Duration;
+
 use herold_crypto::Entropy;
 use herold_trust::Timestamp;
+
+/// Nothing is put off for longer than this at a time.
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
 /// What a step may know of the world outside: the time and random bytes.
 pub struct Context<'a> {
@@ -33,7 +38,7 @@ impl Context<'_> {
         let delay = base.min(120_000);
         let delay = delay.saturating_add(self.random_below(delay / 4));
         // A server cannot put a client off for longer than an hour at a time.
-        let delay = delay.max(retry_after.unwrap_or(0).min(3_600_000));
-        self.now.saturating_add(std::time::Duration::from_millis(delay))
+        let delay = Duration::from_millis(delay.max(retry_after.unwrap_or(0))).min(LONGEST_DELAY);
+        self.now.saturating_add(delay)
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey};
 use herold_store::records::{
-    BlockedRecord, ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord,
-    IdentityRecord, OutdatedUserRecord, TrackedUserRecord, UserKey,
+    ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord, IdentityRecord,
+    OutdatedUserRecord, TrackedUserRecord, UserKey,
 };
 use herold_trust::{
     Device, DeviceChange, DeviceKeysError, Identity, IdentityState, compare, owns,
@@ -27,6 +27,9 @@ use crate::{
 /// Counts every change that may alter who is given a room key.
 pub(crate) const GENERATION: &str = "device_generation";
 
+/// Numbers every state in which a device list was known to be outdated.
+const LIST_GENERATION: &str = "list_generation";
+
 /// A failed user is asked for again after this long at the latest.
 const SERVER_FAILURE_RETRY: Duration = Duration::from_secs(15);
 
@@ -34,20 +37,27 @@ const SERVER_FAILURE_RETRY: Duration = Duration::from_secs(15);
 pub(crate) fn track(txn: &mut Txn<'_, '_>, user_id: &UserId) -> Result<(), MachineError> {
     let key = UserKey { user_id: user_id.to_owned() };
     if !txn.contains::<TrackedUserRecord>(&key)? {
-        mark_outdated(txn, &key, TrackedUserRecord::default());
+        mark_outdated(txn, &key, TrackedUserRecord::default())?;
         txn.next_number(GENERATION)?;
     }
     Ok(())
 }
 
 /// Marks a tracked user's list as outdated.
-pub(crate) fn mark_outdated(txn: &mut Txn<'_, '_>, key: &UserKey, mut tracked: TrackedUserRecord) {
-    tracked.generation += 1;
+pub(crate) fn mark_outdated(
+    txn: &mut Txn<'_, '_>,
+    key: &UserKey,
+    mut tracked: TrackedUserRecord,
+) -> Result<(), MachineError> {
+    // One count for all lists, so that a number never comes again: not even when a user who had left is
+    // tracked anew, and an answer from before is still under way.
+    tracked.generation = txn.next_number(LIST_GENERATION)?.saturating_add(1);
     // A change may be the server's coming back: ask at once.
     tracked.retry_at = None;
     tracked.outdated_since.get_or_insert(txn.cx.now);
     txn.put(key, &tracked);
     txn.put(key, &OutdatedUserRecord);
+    Ok(())
 }
 
 /// Takes `device_lists` of a sync response.
@@ -68,7 +78,7 @@ pub(crate) fn handle_device_lists(
     for user_id in users(lists.changed) {
         let key = UserKey { user_id };
         if let Some(tracked) = txn.load::<TrackedUserRecord>(&key)? {
-            mark_outdated(txn, &key, tracked);
+            mark_outdated(txn, &key, tracked)?;
             txn.next_number(GENERATION)?;
         }
     }
@@ -235,6 +245,7 @@ fn update_devices(
                     own_seen = true;
                     if device.keys != own.keys {
                         txn.notice(Notice::OwnDeviceMismatch)?;
+                        kept.insert(device_id.clone()); // the old record stands
                         continue;
                     }
                 }
@@ -312,7 +323,7 @@ fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineEr
     let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     txn.delete::<DeviceRecord>(&key);
     txn.delete::<ClaimRecord>(&key);
-    txn.delete::<BlockedRecord>(&key);
+    // A block stays: else a server that hides a device and shows it again lifts it (attack N43).
     Ok(())
 }
 

@@ -154,7 +154,7 @@ impl Machine {
         let (record, account) = account::make(user_id, device_id, cx.now)?;
         let own = Own::new((&record).into());
         let mut txn = Txn::new(snapshot, cx, own, Some(account));
-        account::store(&mut txn, &record);
+        account::store(&mut txn, &record)?;
         txn.put(&Only, &PolicyRecord { policy });
         if let Some(login) = login {
             txn.put(&Only, login);
@@ -258,8 +258,8 @@ impl Machine {
             RequestKind::ToDevice { sequence } => {
                 queue::handle_to_device_sent(&mut txn, *sequence, answer)?;
             }
-            RequestKind::Members { room_id } => {
-                outgoing::handle_members(&mut txn, room_id, answer)?;
+            RequestKind::Members { room_id, generation } => {
+                outgoing::handle_members(&mut txn, room_id, *generation, answer)?;
             }
             RequestKind::Send { sequence } => queue::handle_sent(&mut txn, *sequence, answer)?,
         }
@@ -454,7 +454,7 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let key = UserKey { user_id: user_id.to_owned() };
         let tracked: TrackedUserRecord = txn.load(&key)?.unwrap_or_default();
-        devices::mark_outdated(&mut txn, &key, tracked);
+        devices::mark_outdated(&mut txn, &key, tracked)?;
         txn.next_number(devices::GENERATION)?;
         self.end(txn, ())
     }

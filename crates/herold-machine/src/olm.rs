@@ -14,7 +14,7 @@ use herold_store::{
         OlmSessionRecord,
     },
 };
-use herold_trust::{Device, OLM};
+use herold_trust::{Device, OLM, Timestamp};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -145,6 +145,7 @@ pub(crate) fn decrypt(
 ) -> Result<Option<(OlmSessionKey, Zeroizing<Vec<u8>>)>, MachineError> {
     let mut sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(sender_key))?;
     sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
+    let now = last_of_all(txn, &sessions);
     for (key, mut record) in sessions {
         let mut session = restore(&record)?;
         let ours = session.matches(message);
@@ -153,7 +154,7 @@ pub(crate) fn decrypt(
         }
         if let Ok(plaintext) = session.decrypt(message) {
             record.pickle = session.to_record();
-            record.last_received_at = txn.cx.now;
+            record.last_received_at = now;
             txn.put(&key, &record);
             return Ok(Some((key, plaintext)));
         }
@@ -182,11 +183,37 @@ pub(crate) fn confirm_peer(
     match record.peer_ed25519 {
         Some(known) => Ok(known == *ed25519),
         None => {
+            make_room_for_session(txn, &key.sender_key, Some(*ed25519))?;
             record.peer_ed25519 = Some(*ed25519);
             txn.put(key, &record);
             Ok(true)
         }
     }
+}
+
+/// The time now, but after everything these sessions have received: neither a clock that was set back nor
+/// two events in one instant may make an older session pass for the one last heard from.
+fn last_of_all(txn: &Txn<'_, '_>, sessions: &[(OlmSessionKey, OlmSessionRecord)]) -> Timestamp {
+    let newest = sessions.iter().map(|(_, record)| record.last_received_at).max();
+    newest.map_or(txn.cx.now, |newest| {
+        txn.cx.now.max(newest.saturating_add(Duration::from_millis(1)))
+    })
+}
+
+/// Lets the least used sessions with a device go, so that there is room for one more. Each device has its
+/// own: who borrows a Curve25519 key must not push its owner's sessions out (attack N18).
+fn make_room_for_session(
+    txn: &mut Txn<'_, '_>,
+    sender_key: &Curve25519PublicKey,
+    peer_ed25519: Option<Ed25519PublicKey>,
+) -> Result<(), MachineError> {
+    let mut known = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(sender_key))?;
+    known.retain(|(_, record)| record.peer_ed25519 == peer_ed25519);
+    known.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
+    for (key, _) in known.iter().skip(MAX_SESSIONS - 1) {
+        txn.delete::<OlmSessionRecord>(key);
+    }
+    Ok(())
 }
 
 fn store_session(
@@ -195,17 +222,14 @@ fn store_session(
     peer_ed25519: Option<Ed25519PublicKey>,
     session: &OlmSession,
 ) -> Result<OlmSessionKey, MachineError> {
-    let mut known = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&sender_key))?;
-    known.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
-    for (key, _) in known.iter().skip(MAX_SESSIONS - 1) {
-        txn.delete::<OlmSessionRecord>(key);
-    }
+    make_room_for_session(txn, &sender_key, peer_ed25519)?;
+    let known = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&sender_key))?;
     let key = OlmSessionKey { sender_key, session_id: session.session_id() };
     let record = OlmSessionRecord {
         pickle: session.to_record(),
         peer_ed25519,
         created_at: txn.cx.now,
-        last_received_at: txn.cx.now,
+        last_received_at: last_of_all(txn, &known),
     };
     txn.put(&key, &record);
     txn.require_full();
@@ -221,6 +245,29 @@ pub(crate) fn want_claim(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), M
     Ok(())
 }
 
+/// Whether something that may happen once in [`UNWEDGE_INTERVAL`] has just happened. A limit further
+/// ahead than that comes from a clock that was wrong.
+fn is_limited(txn: &Txn<'_, '_>, name: &NameKey) -> Result<bool, MachineError> {
+    let now = txn.cx.now;
+    Ok(txn.load::<BackoffRecord>(name)?.is_some_and(|limit| {
+        now < limit.retry_at && limit.retry_at <= now.saturating_add(UNWEDGE_INTERVAL)
+    }))
+}
+
+/// A device has replaced its session with us, so it could not read what went through the one before: it
+/// gets the room keys again that it should have, once an hour at most.
+pub(crate) fn share_again(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
+    let name = NameKey { name: format!("share_again/{}", device.keys.curve25519.to_base64()) };
+    if is_limited(txn, &name)? || !crate::share::forget_shares(txn, device)? {
+        return Ok(());
+    }
+    let retry_at = txn.cx.now.saturating_add(UNWEDGE_INTERVAL);
+    txn.put(&name, &BackoffRecord { failures: 0, retry_at });
+    txn.next_number(GENERATION)?;
+    crate::queue::note_late_shares(txn);
+    Ok(())
+}
+
 /// A message of this device could not be decrypted: replaces the session, once an hour at most, by
 /// claiming a new key and sending `m.dummy` through the new session.
 pub(crate) fn unwedge(
@@ -231,7 +278,7 @@ pub(crate) fn unwedge(
     use crate::devices::DeviceLookup as _;
     let name = NameKey { name: format!("unwedge/{}", sender_key.to_base64()) };
     let now = txn.cx.now;
-    if txn.load::<BackoffRecord>(&name)?.is_some_and(|limit| now < limit.retry_at) {
+    if is_limited(txn, &name)? {
         return Ok(());
     }
     for device_id in txn.ids_by_key(user_id, sender_key)? {
@@ -283,9 +330,9 @@ pub(crate) fn handle_claim(
             Some(session) => {
                 store_session(txn, device.keys.curve25519, Some(device.keys.ed25519), &session)?;
                 txn.delete::<ClaimRecord>(&key);
-                if claim.failures > 0 {
-                    crate::queue::note_late_shares(txn);
-                }
+                // A message may have gone without the device, be it after a failure or while this answer
+                // took its time.
+                crate::queue::note_late_shares(txn);
                 if claim.unwedge {
                     dummies.push(device);
                 }

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
     account::{UPLOAD, upload_body},
+    context::LONGEST_DELAY,
     queue::heads,
     request::RequestKind,
     rooms,
@@ -104,8 +105,10 @@ pub(crate) fn requests(
     Ok(requests)
 }
 
+/// A time further ahead than anything is ever put off comes from a clock that was wrong, and counts as
+/// come.
 fn is_due(retry_at: Option<Timestamp>, now: Timestamp) -> bool {
-    retry_at.is_none_or(|at| at <= now)
+    retry_at.is_none_or(|at| at <= now || at > now.saturating_add(LONGEST_DELAY))
 }
 
 fn upload(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
@@ -167,7 +170,7 @@ fn claims(
     let mut servers: BTreeMap<String, Vec<(OwnedUserId, OwnedDeviceId)>> = BTreeMap::new();
     for (key, claim) in snapshot.list::<ClaimRecord>(&[], usize::MAX)? {
         let devices = servers.entry(key.user_id.server_name().to_string()).or_default();
-        if claim.retry_at <= now && devices.len() < DEVICES_PER_CLAIM {
+        if is_due(Some(claim.retry_at), now) && devices.len() < DEVICES_PER_CLAIM {
             devices.push((key.user_id, key.device_id));
         }
     }
@@ -230,13 +233,15 @@ fn sends(
                 let name = members_name(&room_id);
                 let limit: Option<BackoffRecord> =
                     snapshot.load(&NameKey { name: name.clone() })?;
-                if room.is_some_and(|room| room.encryption.is_some() && !room.members_complete)
+                if let Some(room) =
+                    room.filter(|room| room.encryption.is_some() && !room.members_complete)
                     && is_due(limit.map(|limit| limit.retry_at), now)
                 {
+                    let generation = room.member_generation;
                     requests.push(Outgoing {
                         id: RequestId(name),
                         http: members_request(&room_id),
-                        kind: RequestKind::Members { room_id },
+                        kind: RequestKind::Members { room_id, generation },
                     });
                 }
             }
@@ -254,12 +259,19 @@ fn members_name(room_id: &RoomId) -> String {
 pub(crate) fn handle_members(
     txn: &mut Txn<'_, '_>,
     room_id: &RoomId,
+    generation: u64,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
     let key = NameKey { name: members_name(room_id) };
     match answer.success().and_then(|body| serde_json::from_slice::<Chunk>(body).ok()) {
         Some(members) => {
             txn.delete::<BackoffRecord>(&key);
+            let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: room_id.to_owned() })?;
+            if room.is_some_and(|room| room.member_generation != generation) {
+                // Somebody has come or gone since it was asked for: a leave must not be undone by an
+                // older list. If it is still needed, it is asked for again.
+                return Ok(());
+            }
             rooms::handle_members(txn, room_id, &members.chunk)
         }
         None => {

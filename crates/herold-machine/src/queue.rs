@@ -99,17 +99,31 @@ pub(crate) fn advance(
     policy: &Policy,
 ) -> Result<(), MachineError> {
     if txn.current_number(LATE_SHARES)? > 0 {
-        txn.delete::<CounterRecord>(&NameKey { name: LATE_SHARES.to_owned() });
+        let mut done = true;
         for (key, session) in txn.list::<OutboundSessionRecord>(&[])? {
             let room: Option<RoomRecord> = txn.load(&key)?;
             if let Some(room) = room.filter(|_| session.retry_at.is_some()) {
-                share::prepare(txn, hot, policy, &key.room_id, &room, share::PATIENCE)?;
+                done &= share::share_late(txn, hot, policy, &key.room_id, &room, session)?;
             }
         }
+        if done {
+            txn.delete::<CounterRecord>(&NameKey { name: LATE_SHARES.to_owned() });
+        }
     }
-    for (key, row) in heads(txn.list::<QueueRecord>(&[])?) {
-        if row.state != QueueState::Queued {
-            continue;
+    for (key, mut row) in heads(txn.list::<QueueRecord>(&[])?) {
+        match &row.state {
+            QueueState::Queued => {}
+            // Made ready in the clear, and not accepted before encryption was switched on.
+            QueueState::Ready { event_type, .. }
+                if event_type != "m.room.encrypted"
+                    && txn
+                        .load::<RoomRecord>(&RoomKey { room_id: row.room_id.clone() })?
+                        .is_some_and(|room| room.encryption.is_some()) =>
+            {
+                row.state = QueueState::Queued;
+                txn.put(&key, &row);
+            }
+            _ => continue,
         }
         match move_on(txn, hot, policy, &key, row.clone()) {
             // One room's trouble must not hold up the others.

@@ -184,8 +184,10 @@ pub(crate) enum RequestKind {
     ToDevice {
         sequence: u64,
     },
+    /// The room, with the generation of its members when the request was made.
     Members {
         room_id: OwnedRoomId,
+        generation: u64,
     },
     Send {
         sequence: u64,

@@ -21,6 +21,8 @@ use crate::{
     wire::{RoomKeyContent, WithheldContent, parse},
 };
 
+/// As many notes of `m.room_key.withheld` are kept.
+const MAX_WITHHELD: usize = 1000;
 /// Longer session ids and codes from outside are refused.
 const MAX_TEXT: usize = 255;
 
@@ -134,8 +136,14 @@ pub(crate) fn handle_withheld(
     {
         let key =
             RoomSessionKey { room_id: room_id.clone(), session_id: SessionId::new(session_id) };
-        if txn.contains::<InboundSessionRecord>(&key)? || txn.contains::<WithheldRecord>(&key)? {
+        let known = txn.load::<WithheldRecord>(&key)?;
+        if txn.contains::<InboundSessionRecord>(&key)?
+            || known.as_ref().is_some_and(|known| known.sender == sender)
+        {
             return Ok(()); // a key we have is not withheld; a second word changes nothing
+        }
+        if known.is_none() {
+            forget_oldest_withheld(txn)?;
         }
         txn.put(
             &key,
@@ -147,6 +155,17 @@ pub(crate) fn handle_withheld(
         );
     }
     Ok(txn.notice(Notice::KeyWithheld { room_id, sender, code: content.code })?)
+}
+
+/// Anybody can write such notes, about anything: no more than some are kept.
+fn forget_oldest_withheld(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let notes = txn.list::<WithheldRecord>(&[])?;
+    if notes.len() >= MAX_WITHHELD
+        && let Some((key, _)) = notes.into_iter().min_by_key(|(_, note)| note.received_at)
+    {
+        txn.delete::<WithheldRecord>(&key);
+    }
+    Ok(())
 }
 
 /// The live session of a record.

@@ -16,7 +16,10 @@ use crate::{
     machine::Hot,
     timeline::{self, Origin},
     txn::Txn,
-    wire::{EventHead, Events, InviteSection, RoomSection, Timeline, parse, parse_section},
+    wire::{
+        EncryptionContent, Events, InviteSection, MemberContent, NameContent, RoomSection,
+        StateHead, Timeline, VisibilityContent, parse_section,
+    },
 };
 
 /// A room just heard of.
@@ -132,28 +135,27 @@ fn handle_state(
     room: &mut RoomRecord,
     raw: &RawValue,
 ) -> Result<(), MachineError> {
-    let Some(event) = parse::<EventHead>(raw) else { return Ok(()) };
-    let (Some(state_key), Some(content)) = (&event.state_key, &event.content) else {
-        return Ok(());
-    };
-    let Some(content) = parse::<Value>(content) else { return Ok(()) };
+    // Of any size, and only what is needed of it: who could make us overlook a leave or an encryption by
+    // what stands beside it would be sent keys, or read what is sent in the clear.
+    let Some(event) = parse_section::<StateHead>(raw) else { return Ok(()) };
+    let (state_key, content) = (&event.state_key, &event.content);
     match event.event_type.as_str() {
         "m.room.member" => {
             let Ok(user_id) = OwnedUserId::try_from(state_key.as_str()) else { return Ok(()) };
-            let membership = content
-                .get("membership")
-                .and_then(|value| serde_json::from_value::<Membership>(value.clone()).ok());
-            let Some(membership) = membership else { return Ok(()) };
-            let name = content.get("displayname").and_then(Value::as_str).map(str::to_owned);
+            let Some((membership, name)) = membership_of(content.as_deref()) else {
+                return Ok(());
+            };
             set_member(txn, room_id, room, &user_id, membership, name)
         }
         "m.room.encryption" if state_key.is_empty() => {
-            set_encryption(txn, policy, room_id, room, &content)
+            let settings = content.as_deref().and_then(parse_section::<EncryptionContent>);
+            set_encryption(txn, policy, room_id, room, &settings.unwrap_or_default().to_value())
         }
         "m.room.history_visibility" if state_key.is_empty() => {
             let visibility = content
-                .get("history_visibility")
-                .and_then(|value| serde_json::from_value(value.clone()).ok())
+                .as_deref()
+                .and_then(parse_section::<VisibilityContent>)
+                .and_then(|content| parse_section(content.history_visibility.as_deref()?))
                 .unwrap_or_default();
             if room.history_visibility != visibility {
                 room.history_visibility = visibility;
@@ -164,14 +166,21 @@ fn handle_state(
         }
         "m.room.name" if state_key.is_empty() => {
             room.name = content
-                .get("name")
-                .and_then(Value::as_str)
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned);
+                .as_deref()
+                .and_then(parse_section::<NameContent>)
+                .and_then(|content| parse_section::<String>(content.name.as_deref()?))
+                .filter(|name| !name.is_empty());
             Ok(())
         }
         _ => Ok(()),
     }
+}
+
+/// The membership and the name in the content of `m.room.member`, whatever else it holds.
+fn membership_of(content: Option<&RawValue>) -> Option<(Membership, Option<String>)> {
+    let content: MemberContent = parse_section(content?)?;
+    let name = content.displayname.as_deref().and_then(parse_section::<String>);
+    Some((parse_section(&content.membership)?, name))
 }
 
 fn set_encryption(
@@ -262,12 +271,9 @@ pub(crate) fn handle_members(
     let Some(mut room) = txn.load::<RoomRecord>(&key)? else { return Ok(()) };
     let mut listed = std::collections::BTreeSet::new();
     for raw in events {
-        let member = parse::<EventHead>(raw).and_then(|event| {
-            let user_id = OwnedUserId::try_from(event.state_key?.as_str()).ok()?;
-            let content = parse::<Value>(event.content.as_deref()?)?;
-            let membership =
-                serde_json::from_value::<Membership>(content.get("membership")?.clone()).ok()?;
-            let name = content.get("displayname").and_then(Value::as_str).map(str::to_owned);
+        let member = parse_section::<StateHead>(raw).and_then(|event| {
+            let user_id = OwnedUserId::try_from(event.state_key.as_str()).ok()?;
+            let (membership, name) = membership_of(event.content.as_deref())?;
             (event.event_type == "m.room.member").then_some((user_id, membership, name))
         });
         let Some((user_id, membership, name)) = member else {

@@ -112,6 +112,24 @@ pub(crate) fn prepare(
     if waiting { Ok(Readiness::Waiting) } else { delivered(txn, &session) }
 }
 
+/// Gives the room's session to devices that had been left out and can be reached now, however old the
+/// session is: it is for the messages it has served for. Answers whether that is done.
+pub(crate) fn share_late(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    room_id: &RoomId,
+    room: &RoomRecord,
+    mut session: OutboundSessionRecord,
+) -> Result<bool, MachineError> {
+    let Some(recipients) = recipients(txn, policy, room_id, room, PATIENCE)? else {
+        return Ok(false);
+    };
+    share(txn, hot, room_id, &mut session, &recipients, PATIENCE)?;
+    txn.put_changed(&RoomKey { room_id: room_id.to_owned() }, &session)?;
+    Ok(true)
+}
+
 /// Ready once no request with this session's key is left in the outbox.
 fn delivered(
     txn: &Txn<'_, '_>,
@@ -189,7 +207,29 @@ fn recipients(
     Ok(Some(recipients))
 }
 
-/// Whether the session has been given to a device that is no longer entitled.
+/// Every live session that `device` was given is to be given to it again, from the same index on. Answers
+/// whether there is one.
+pub(crate) fn forget_shares(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
+    let mut any = false;
+    for (key, mut session) in txn.list::<OutboundSessionRecord>(&[])? {
+        let share_key = ShareKey {
+            session_id: session.session_id.clone(),
+            user_id: device.user_id.clone(),
+            device_id: device.device_id.clone(),
+        };
+        let Some(share) = txn.load::<ShareRecord>(&share_key)? else { continue };
+        if share.state == ShareState::Shared && share.curve25519 == device.keys.curve25519 {
+            txn.put(&share_key, &ShareRecord { state: ShareState::Failed, ..share });
+            session.retry_at = Some(txn.cx.now);
+            txn.put(&key, &session);
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Whether the session has been given to a device that is no longer entitled. A share that failed may
+/// have arrived all the same.
 fn shared_with_others(
     txn: &Txn<'_, '_>,
     session: &OutboundSessionRecord,
@@ -197,7 +237,7 @@ fn shared_with_others(
 ) -> Result<bool, MachineError> {
     Ok(txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))?.into_iter().any(
         |(key, share)| {
-            share.state == ShareState::Shared
+            !matches!(share.state, ShareState::Withheld(_))
                 && entitled
                     .get(&(key.user_id, key.device_id))
                     .is_none_or(|device| device.keys.curve25519 != share.curve25519)

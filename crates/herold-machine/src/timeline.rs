@@ -169,6 +169,8 @@ fn decrypt(
             .load::<SessionRoomRecord>(&by_session)?
             .is_some_and(|known| known.room_id != key.room_id)
         {
+            // Whoever has the key may have filed it there first: its owner's may still come.
+            wait_for(txn, key, &session_id);
             return Ok(failed(Utd::RoomMismatch));
         }
         wait_for(txn, key, &session_id);

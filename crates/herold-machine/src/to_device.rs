@@ -186,7 +186,10 @@ fn consistent_with_list(
 fn dispatch(txn: &mut Txn<'_, '_>, hot: &mut Hot, event: OlmEvent) -> Result<(), MachineError> {
     match event.event_type.as_str() {
         "m.room_key" => room_keys::handle_room_key(txn, hot, event),
-        "m.dummy" => Ok(()),
+        "m.dummy" => match &event.device {
+            Some(device) => olm::share_again(txn, device),
+            None => Ok(()),
+        },
         // Nothing was asked for, so nothing of this kind is taken (attacks N05 and N08).
         "m.forwarded_room_key"
         | "m.secret.send"

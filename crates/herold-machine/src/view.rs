@@ -44,7 +44,7 @@ pub(crate) fn room_event(
         Decryption::Clear => {
             let content = parts.content.map_or_else(|| "{}".to_owned(), |raw| raw.get().to_owned());
             let clear_message = record.in_encrypted_room
-                && event.state_key.is_none()
+                && (event.state_key.is_none() || is_message(&record.event_type))
                 && record.event_type != "m.room.redaction";
             if clear_message {
                 event.shield = Shield::Red(ShieldReason::SentInClear);
@@ -60,7 +60,11 @@ pub(crate) fn room_event(
             if let (Utd::MissingKey, Some(session_id)) = (&reason, &session_id) {
                 let withheld =
                     RoomSessionKey { room_id: key.room_id, session_id: session_id.clone() };
-                if let Some(withheld) = snapshot.load::<WithheldRecord>(&withheld)? {
+                // Only the sender can say so: anybody can write such a note.
+                if let Some(withheld) = snapshot
+                    .load::<WithheldRecord>(&withheld)?
+                    .filter(|withheld| withheld.sender == event.sender)
+                {
                     reason = Utd::Withheld(withheld.code);
                 }
             }
@@ -105,4 +109,13 @@ pub(crate) fn room_event(
         }
     }
     Ok(event)
+}
+
+/// Whether events of this type are messages whatever else they look like: a state key does not hide that
+/// one was sent in clear (attack N30).
+fn is_message(event_type: &str) -> bool {
+    const TYPES: [&str; 5] =
+        ["m.room.message", "m.room.encrypted", "m.reaction", "m.sticker", "m.location"];
+    const PREFIXES: [&str; 4] = ["m.poll.", "org.matrix.msc3381.poll.", "m.call.", "m.key."];
+    TYPES.contains(&event_type) || PREFIXES.iter().any(|prefix| event_type.starts_with(prefix))
 }

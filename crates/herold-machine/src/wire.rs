@@ -182,6 +182,63 @@ pub(crate) struct EventHead {
     pub(crate) content: Option<Box<RawValue>>,
 }
 
+/// What a state event must have to be looked at.
+#[derive(Deserialize)]
+pub(crate) struct StateHead {
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) state_key: String,
+    #[serde(default)]
+    pub(crate) content: Option<Box<RawValue>>,
+}
+
+/// The content of `m.room.member`, as far as it is needed.
+#[derive(Deserialize)]
+pub(crate) struct MemberContent {
+    pub(crate) membership: Box<RawValue>,
+    #[serde(default)]
+    pub(crate) displayname: Option<Box<RawValue>>,
+}
+
+/// The content of `m.room.encryption`, each field as it stands there.
+#[derive(Default, Deserialize)]
+pub(crate) struct EncryptionContent {
+    #[serde(default)]
+    algorithm: Option<Box<RawValue>>,
+    #[serde(default)]
+    rotation_period_ms: Option<Box<RawValue>>,
+    #[serde(default)]
+    rotation_period_msgs: Option<Box<RawValue>>,
+}
+
+impl EncryptionContent {
+    /// The fields that can be read.
+    pub(crate) fn to_value(&self) -> serde_json::Value {
+        let read = |raw: &Option<Box<RawValue>>| -> serde_json::Value {
+            raw.as_deref().and_then(parse_section).unwrap_or_default()
+        };
+        serde_json::json!({
+            "algorithm": read(&self.algorithm),
+            "rotation_period_ms": read(&self.rotation_period_ms),
+            "rotation_period_msgs": read(&self.rotation_period_msgs),
+        })
+    }
+}
+
+/// The content of `m.room.history_visibility`.
+#[derive(Deserialize)]
+pub(crate) struct VisibilityContent {
+    #[serde(default)]
+    pub(crate) history_visibility: Option<Box<RawValue>>,
+}
+
+/// The content of `m.room.name`.
+#[derive(Deserialize)]
+pub(crate) struct NameContent {
+    #[serde(default)]
+    pub(crate) name: Option<Box<RawValue>>,
+}
+
 /// The content of a Megolm-encrypted room event.
 #[derive(Deserialize)]
 pub(crate) struct MegolmContent {
