@@ -98,6 +98,8 @@ pub enum DropReason {
     BadSignature,
     /// The identity keys of a known device changed.
     KeysChanged,
+    /// The policy does not believe the sending device.
+    SenderUntrusted,
 }
 
 impl DropReason {
@@ -116,6 +118,7 @@ impl DropReason {
             Self::Unsolicited => "unsolicited",
             Self::BadSignature => "bad_signature",
             Self::KeysChanged => "keys_changed",
+            Self::SenderUntrusted => "sender_untrusted",
         }
     }
 }

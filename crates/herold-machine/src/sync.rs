@@ -40,7 +40,7 @@ pub(crate) fn handle(
 
     let to_device: Events = section(txn, "to_device", body.to_device.as_deref())?;
     for raw in &to_device.events {
-        to_device::handle(txn, hot, raw)?;
+        to_device::handle(txn, hot, policy, raw)?;
     }
     if !to_device.events.is_empty() {
         // The next request makes the server forget them.

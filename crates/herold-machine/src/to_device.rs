@@ -6,8 +6,8 @@
 use herold_crypto::{
     Curve25519PublicKey, Ed25519PublicKey, OlmMessage, curve25519_from_base64, ed25519_from_base64,
 };
-use herold_store::records::{HashKey, OlmHashRecord};
-use herold_trust::{Device, OLM, parse_sender_device_keys};
+use herold_store::records::{HashKey, IdentityRecord, OlmHashRecord, UserKey};
+use herold_trust::{Device, KeySource, OLM, Policy, may_show, parse_sender_device_keys, shield};
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
@@ -38,6 +38,7 @@ pub(crate) struct OlmEvent {
 pub(crate) fn handle(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
+    policy: &Policy,
     raw: &RawValue,
 ) -> Result<(), MachineError> {
     let Some(event) = parse::<ToDeviceEvent>(raw) else {
@@ -50,7 +51,7 @@ pub(crate) fn handle(
         return dropped(txn, Some(sender), DropReason::Malformed);
     };
     match event.event_type.as_str() {
-        "m.room.encrypted" => handle_encrypted(txn, hot, sender, &content),
+        "m.room.encrypted" => handle_encrypted(txn, hot, policy, sender, &content),
         "m.room_key.withheld" => room_keys::handle_withheld(txn, sender, &content),
         "m.room_key"
         | "m.forwarded_room_key"
@@ -66,6 +67,7 @@ pub(crate) fn handle(
 fn handle_encrypted(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
+    policy: &Policy,
     sender: OwnedUserId,
     content: &RawValue,
 ) -> Result<(), MachineError> {
@@ -113,7 +115,7 @@ fn handle_encrypted(
         Ok(event) if !olm::confirm_peer(txn, &session, &event.sender_ed25519)? => {
             dropped(txn, Some(event.sender), DropReason::PayloadMismatch)
         }
-        Ok(event) => dispatch(txn, hot, event),
+        Ok(event) => dispatch(txn, hot, policy, event),
     }
 }
 
@@ -183,7 +185,12 @@ fn consistent_with_list(
     Ok(device_of(txn, sender, sender_key, sender_ed25519)?.is_some())
 }
 
-fn dispatch(txn: &mut Txn<'_, '_>, hot: &mut Hot, event: OlmEvent) -> Result<(), MachineError> {
+fn dispatch(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    event: OlmEvent,
+) -> Result<(), MachineError> {
     match event.event_type.as_str() {
         "m.room_key" => room_keys::handle_room_key(txn, hot, event),
         "m.dummy" => match &event.device {
@@ -198,6 +205,12 @@ fn dispatch(txn: &mut Txn<'_, '_>, hot: &mut Hot, event: OlmEvent) -> Result<(),
             dropped(txn, Some(event.sender), DropReason::Unsolicited)
         }
         _ => {
+            // Verification is how a device comes to be believed: it cannot wait for that (attack N46).
+            if !event.event_type.starts_with("m.key.verification.")
+                && !is_believed(txn, policy, &event)?
+            {
+                return dropped(txn, Some(event.sender), DropReason::SenderUntrusted);
+            }
             let sender_device = event.device.map(|device| device.device_id);
             txn.emit(AppEvent::ToDevice {
                 sender: event.sender,
@@ -208,6 +221,15 @@ fn dispatch(txn: &mut Txn<'_, '_>, hot: &mut Hot, event: OlmEvent) -> Result<(),
             Ok(())
         }
     }
+}
+
+/// Whether the policy lets what this device says reach the app.
+fn is_believed(txn: &Txn<'_, '_>, policy: &Policy, event: &OlmEvent) -> Result<bool, MachineError> {
+    let identity = txn
+        .load::<IdentityRecord>(&UserKey { user_id: event.sender.clone() })?
+        .map(|record| record.identity);
+    let shield = shield(KeySource::Olm, event.device.as_ref(), identity.as_ref());
+    Ok(may_show(policy, &shield, identity.is_some()).is_ok())
 }
 
 pub(crate) fn dropped(
