@@ -20,8 +20,8 @@ impl Tally {
     /// Reads the closing line of libtest (`test result: ok. 3 passed; 0 failed; 1 ignored; ..`) or of
     /// nextest (`Summary [ 1.2s] 4 tests run: 3 passed (1 slow), 1 failed, 2 skipped`).
     pub fn from_line(line: &str) -> Option<Self> {
-        let line = line.trim_start();
-        if !line.starts_with("test result: ") && !line.starts_with("Summary [") {
+        // An indented result is one that nextest quotes from a test that failed.
+        if !line.starts_with("test result: ") && !line.trim_start().starts_with("Summary [") {
             return None;
         }
         let mut tally = Self::default();
@@ -64,7 +64,9 @@ mod tests {
         assert_eq!(Tally::from_line(libtest), Some(Tally { passed: 3, failed: 2, skipped: 1 }));
         let nextest = "     Summary [   0.007s] 9 tests run: 6 passed (1 slow), 1 failed, 1 timed out, 1 exec failed, 7 skipped";
         assert_eq!(Tally::from_line(nextest), Some(Tally { passed: 6, failed: 3, skipped: 7 }));
-        assert_eq!(Tally::from_line("test a::b ... ok"), None);
+        for line in ["test a::b ... ok", "    test result: FAILED. 0 passed; 1 failed; 0 ignored"] {
+            assert_eq!(Tally::from_line(line), None);
+        }
     }
 
     #[test]
