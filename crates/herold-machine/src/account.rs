@@ -6,9 +6,7 @@ use std::time::Duration;
 use herold_crypto::{Account, IdentityKeys};
 use herold_store::{
     StoreError,
-    records::{
-        AccountRecord, BackoffRecord, KeyUploadRecord, NameKey, Only, TrackedUserRecord, UserKey,
-    },
+    records::{AccountRecord, KeyUploadRecord, Only, TrackedUserRecord, UserKey},
 };
 use herold_trust::{MEGOLM, OLM, Timestamp};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -124,7 +122,6 @@ pub(crate) fn upload_body(
 
 /// Takes the answer of `/keys/upload`.
 pub(crate) fn handle_upload(txn: &mut Txn<'_, '_>, answer: Answer<'_>) -> Result<(), MachineError> {
-    let key = NameKey { name: UPLOAD.to_owned() };
     let mut uploads: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
     if let Some(body) = answer.success() {
         txn.change_account()?.mark_keys_as_published();
@@ -136,7 +133,7 @@ pub(crate) fn handle_upload(txn: &mut Txn<'_, '_>, answer: Answer<'_>) -> Result
         {
             uploads.server_one_time_keys = Some(count);
         }
-        txn.delete::<BackoffRecord>(&key);
+        txn.answered(UPLOAD)?;
         txn.put(&Only, &uploads);
         return replenish(txn);
     }
@@ -154,9 +151,7 @@ pub(crate) fn handle_upload(txn: &mut Txn<'_, '_>, answer: Answer<'_>) -> Result
         txn.put(&Only, &uploads);
         txn.notice(Notice::OneTimeKeyClash)?;
     }
-    let failures = txn.load::<BackoffRecord>(&key)?.unwrap_or_default().failures + 1;
-    let retry_at = txn.cx.retry_at(failures, answer.retry_after());
-    txn.put(&key, &BackoffRecord { failures, retry_at });
+    txn.failed(UPLOAD, answer.retry_after())?;
     Ok(())
 }
 

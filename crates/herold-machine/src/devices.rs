@@ -30,6 +30,9 @@ pub(crate) const GENERATION: &str = "device_generation";
 /// Numbers every state in which a device list was known to be outdated.
 const LIST_GENERATION: &str = "list_generation";
 
+/// The back-off record of queries that failed as a whole.
+const QUERY: &str = "keys/query";
+
 /// A failed user is asked for again after this long at the latest.
 const SERVER_FAILURE_RETRY: Duration = Duration::from_secs(15);
 
@@ -103,13 +106,21 @@ pub(crate) fn handle_query(
     asked: &BTreeMap<OwnedUserId, u64>,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
-    let body = answer.success().and_then(|body| serde_json::from_slice::<KeysQueryBody>(body).ok());
+    let body = answer.success().and_then(KeysQueryBody::parse);
     let Some(body) = body else {
+        // Our own server failed: that is no reason to send by a stale list, and nothing would be sent
+        // anyway.
+        let retry_at = txn.failed(QUERY, answer.retry_after())?;
         for user_id in asked.keys() {
-            put_off(txn, user_id, answer.retry_after())?;
+            let key = UserKey { user_id: user_id.clone() };
+            if let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? {
+                tracked.retry_at = Some(retry_at);
+                txn.put(&key, &tracked);
+            }
         }
         return Ok(());
     };
+    txn.answered(QUERY)?;
     let mut changed = false;
     for (user_id, generation) in asked {
         let key = UserKey { user_id: user_id.clone() };
@@ -119,7 +130,7 @@ pub(crate) fn handle_query(
         }
         let present = body.device_keys.contains_key(user_id.as_str());
         if !present && body.failures.contains_key(user_id.server_name().as_str()) {
-            put_off(txn, user_id, None)?;
+            put_off(txn, user_id)?;
             changed = true;
             continue;
         }
@@ -145,16 +156,13 @@ pub(crate) fn handle_query(
     Ok(())
 }
 
-fn put_off(
-    txn: &mut Txn<'_, '_>,
-    user_id: &UserId,
-    retry_after: Option<u64>,
-) -> Result<(), MachineError> {
+/// Another server did not answer for its user.
+fn put_off(txn: &mut Txn<'_, '_>, user_id: &UserId) -> Result<(), MachineError> {
     let key = UserKey { user_id: user_id.to_owned() };
     if let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? {
         tracked.failures = tracked.failures.saturating_add(1);
         let soonest = txn.cx.now.saturating_add(SERVER_FAILURE_RETRY);
-        let at = txn.cx.retry_at(tracked.failures, retry_after);
+        let at = txn.cx.retry_at(tracked.failures, None);
         // The first failures are tried again soon; a server stays asked for ever, but seldom.
         tracked.retry_at = Some(if tracked.failures < 5 { at.min(soonest) } else { at });
         txn.put(&key, &tracked);

@@ -336,7 +336,10 @@ impl Machine {
     }
 
     /// Takes a room's complete member list: the answer of the request of
-    /// [`Machine::members_request`].
+    /// [`Machine::members_request`]. `generation` is the room's
+    /// [`member_generation`](RoomRecord::member_generation) when the request was made. Replies `false`,
+    /// and changes nothing, if somebody has come or gone since: a leave must not be undone by an older
+    /// list.
     ///
     /// # Errors
     /// [`MachineError::Malformed`], or those of the store.
@@ -345,13 +348,19 @@ impl Machine {
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
         room_id: &RoomId,
+        generation: u64,
         body: &[u8],
-    ) -> Result<Step<Pending>, MachineError> {
+    ) -> Result<Step<Pending, bool>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         let members: wire::Chunk =
             serde_json::from_slice(body).map_err(|_| MachineError::Malformed("a member list"))?;
-        rooms::handle_members(&mut txn, room_id, &members.chunk)?;
-        self.end(txn, ())
+        let key = RoomKey { room_id: room_id.to_owned() };
+        let current =
+            txn.load::<RoomRecord>(&key)?.is_some_and(|room| room.member_generation == generation);
+        if current {
+            rooms::handle_members(&mut txn, room_id, &members.chunk)?;
+        }
+        self.end(txn, current)
     }
 
     /// Moves the send queue on: looks at recipients, shares room keys, encrypts. To be called after each

@@ -28,6 +28,8 @@ use crate::{
 
 /// A wedged session is replaced once in this time at most.
 const UNWEDGE_INTERVAL: Duration = Duration::from_secs(3600);
+/// The back-off record of claims that failed as a whole.
+const CLAIM: &str = "keys/claim";
 /// As many sessions are kept with a device; the least used go.
 const MAX_SESSIONS: usize = 8;
 
@@ -304,6 +306,13 @@ pub(crate) fn handle_claim(
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
     let body = answer.success().and_then(|body| serde_json::from_slice::<KeysClaimBody>(body).ok());
+    let answered = body.is_some();
+    let failed_until = if answered {
+        txn.answered(CLAIM)?;
+        None
+    } else {
+        Some(txn.failed(CLAIM, answer.retry_after())?)
+    };
     let keys: BTreeMap<String, RawMap> = body
         .unwrap_or_default()
         .one_time_keys
@@ -344,8 +353,12 @@ pub(crate) fn handle_claim(
                         device_id: device_id.clone(),
                     })?;
                 }
-                let failures = claim.failures.saturating_add(1);
-                let retry_at = txn.cx.retry_at(failures + 2, answer.retry_after());
+                // A request that failed as a whole says nothing of the device: its message waits on.
+                let failures = claim.failures.saturating_add(u32::from(answered));
+                let retry_at = match failed_until {
+                    Some(at) => at,
+                    None => txn.cx.retry_at(failures + 2, None),
+                };
                 txn.put(&key, &ClaimRecord { failures, retry_at, ..claim });
             }
         }

@@ -262,10 +262,10 @@ pub(crate) fn handle_members(
     generation: u64,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
-    let key = NameKey { name: members_name(room_id) };
+    let name = members_name(room_id);
     match answer.success().and_then(|body| serde_json::from_slice::<Chunk>(body).ok()) {
         Some(members) => {
-            txn.delete::<BackoffRecord>(&key);
+            txn.answered(&name)?;
             let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: room_id.to_owned() })?;
             if room.is_some_and(|room| room.member_generation != generation) {
                 // Somebody has come or gone since it was asked for: a leave must not be undone by an
@@ -275,9 +275,7 @@ pub(crate) fn handle_members(
             rooms::handle_members(txn, room_id, &members.chunk)
         }
         None => {
-            let failures = txn.load::<BackoffRecord>(&key)?.unwrap_or_default().failures + 1;
-            let retry_at = txn.cx.retry_at(failures, answer.retry_after());
-            txn.put(&key, &BackoffRecord { failures, retry_at });
+            txn.failed(&name, answer.retry_after())?;
             Ok(())
         }
     }

@@ -21,8 +21,10 @@ use crate::{
     txn::Txn,
 };
 
-/// A to-device request the server finds too large is cut in two down to single messages.
+/// What a server answers that finds a request too large.
 const TOO_LARGE: u16 = 413;
+/// After as many faults of the server over one to-device request, it is cut in two.
+const FAILURES_BEFORE_SPLIT: u32 = 5;
 
 /// Queues an event. The same transaction id again names the same item.
 pub(crate) fn enqueue(
@@ -232,13 +234,19 @@ pub(crate) fn handle_to_device_sent(
         txn.delete::<OutboxRecord>(&key);
         return Ok(());
     }
-    let too_large = matches!(answer, Answer::Response { status: TOO_LARGE, .. })
-        || answer.errcode() == "M_TOO_LARGE";
-    if too_large && split(txn, &row)? {
+    let transient = answer.is_transient()
+        && !matches!(answer, Answer::Response { status: TOO_LARGE, .. })
+        && answer.errcode() != "M_TOO_LARGE";
+    // A server that refuses the request, or keeps failing over it, may mean one message of it: the
+    // others must not go without because of that one.
+    let in_halves = !transient
+        || (row.failures >= FAILURES_BEFORE_SPLIT
+            && matches!(answer, Answer::Response { status: 500.., .. }));
+    if in_halves && split(txn, &row)? {
         txn.delete::<OutboxRecord>(&key);
         return Ok(());
     }
-    if answer.is_transient() {
+    if transient {
         row.failures = row.failures.saturating_add(1);
         row.retry_at = Some(txn.cx.retry_at(row.failures, answer.retry_after()));
         txn.put(&key, &row);

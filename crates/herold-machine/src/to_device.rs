@@ -3,10 +3,14 @@
 //! Key material counts only if it came by Olm; every field of an Olm payload is checked before its
 //! content is looked at.
 
+use std::time::Duration;
+
 use herold_crypto::{
     Curve25519PublicKey, Ed25519PublicKey, OlmMessage, curve25519_from_base64, ed25519_from_base64,
 };
-use herold_store::records::{HashKey, IdentityRecord, OlmHashRecord, UserKey};
+use herold_store::records::{
+    BackoffRecord, HashKey, IdentityRecord, NameKey, OlmHashRecord, UserKey,
+};
 use herold_trust::{Device, KeySource, OLM, Policy, may_show, parse_sender_device_keys, shield};
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
@@ -32,6 +36,33 @@ pub(crate) struct OlmEvent {
     pub(crate) device: Option<Device>,
     pub(crate) event_type: String,
     pub(crate) content: Box<RawValue>,
+}
+
+/// The hash of a message is kept this long. A server that delivers one again later meets the ratchet,
+/// which has used up its key; only the wording of the notice differs then.
+const KEEP_HASHES: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Old hashes are swept out this often.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Forgets the hashes of old messages, once a day.
+pub(crate) fn sweep_hashes(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let name = NameKey { name: "sweep/olm_hash".to_owned() };
+    let now = txn.cx.now;
+    let limit: Option<BackoffRecord> = txn.load(&name)?;
+    // A limit further ahead than one interval comes from a clock that was wrong.
+    let interval = now.saturating_add(SWEEP_INTERVAL);
+    if limit.as_ref().is_some_and(|limit| now < limit.retry_at && limit.retry_at <= interval) {
+        return Ok(());
+    }
+    if limit.is_some() {
+        for (key, hash) in txn.list::<OlmHashRecord>(&[])? {
+            if hash.received_at.saturating_add(KEEP_HASHES) < now {
+                txn.delete::<OlmHashRecord>(&key);
+            }
+        }
+    }
+    txn.put(&name, &BackoffRecord { failures: 0, retry_at: interval });
+    Ok(())
 }
 
 /// Takes one to-device event of a sync response.

@@ -8,9 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use herold_crypto::{Account, IdentityKeys};
 use herold_store::{
     ChangeSet, Record, RecordKey, Snapshot, SnapshotExt, StoreError,
-    records::{AccountRecord, CounterRecord, NameKey, Only},
+    records::{AccountRecord, BackoffRecord, CounterRecord, NameKey, Only},
 };
 
+use herold_trust::Timestamp;
 use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::{AppEvent, Context, MachineError, Notice, Pending, Step, event::AppEventRecord};
@@ -198,6 +199,29 @@ impl<'a, 'c> Txn<'a, 'c> {
     pub(crate) fn current_number(&self, name: &str) -> Result<u64, StoreError> {
         let key = NameKey { name: name.to_owned() };
         Ok(self.load::<CounterRecord>(&key)?.unwrap_or_default().next)
+    }
+
+    /// Counts a failure of the request called `name`, and says when to make it again.
+    pub(crate) fn failed(
+        &mut self,
+        name: &str,
+        retry_after: Option<u64>,
+    ) -> Result<Timestamp, StoreError> {
+        let key = NameKey { name: name.to_owned() };
+        let known: BackoffRecord = self.load(&key)?.unwrap_or_default();
+        let failures = known.failures.saturating_add(1);
+        let retry_at = self.cx.retry_at(failures, retry_after);
+        self.put(&key, &BackoffRecord { failures, retry_at });
+        Ok(retry_at)
+    }
+
+    /// The request called `name` was answered: its failures are forgotten.
+    pub(crate) fn answered(&mut self, name: &str) -> Result<(), StoreError> {
+        let key = NameKey { name: name.to_owned() };
+        if self.contains::<BackoffRecord>(&key)? {
+            self.delete::<BackoffRecord>(&key);
+        }
+        Ok(())
     }
 
     /// Gives the app an event.

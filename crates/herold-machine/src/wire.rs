@@ -261,18 +261,28 @@ pub(crate) struct MegolmPayload {
 }
 
 /// An answer of `/keys/query`.
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 pub(crate) struct KeysQueryBody {
-    #[serde(default)]
-    pub(crate) failures: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
+    pub(crate) failures: RawMap,
     pub(crate) device_keys: RawMap,
-    #[serde(default)]
     pub(crate) master_keys: RawMap,
-    #[serde(default)]
     pub(crate) self_signing_keys: RawMap,
-    #[serde(default)]
     pub(crate) user_signing_keys: RawMap,
+}
+
+impl KeysQueryBody {
+    /// Reads the answer part by part; `None` if it is no JSON object, or says nothing of devices.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        let parts: RawMap = serde_json::from_slice(body).ok()?;
+        let part = |name: &str| parts.get(name).and_then(|raw| parse_section::<RawMap>(raw));
+        Some(Self {
+            device_keys: part("device_keys")?,
+            failures: part("failures").unwrap_or_default(),
+            master_keys: part("master_keys").unwrap_or_default(),
+            self_signing_keys: part("self_signing_keys").unwrap_or_default(),
+            user_signing_keys: part("user_signing_keys").unwrap_or_default(),
+        })
+    }
 }
 
 /// An answer of `/keys/claim`.

@@ -232,10 +232,12 @@ impl Client {
         let known = self.room(room)?.ok_or(ClientError::UnknownRoom)?;
         if known.membership == Membership::Join && !known.members_complete {
             let (session, room) = (self.session().clone(), room.to_owned());
+            let generation = known.member_generation;
+            // A list that was overtaken by the sync is not taken; what the sync says is newer.
             detached(async move {
                 let body = session.call(Machine::members_request(&room), Retry::Always).await?;
                 session.step(|machine, snapshot, cx| {
-                    machine.handle_members(snapshot, cx, &room, &body)
+                    machine.handle_members(snapshot, cx, &room, generation, &body)
                 })
             })
             .await?;
