@@ -14,7 +14,9 @@ mod attacker;
 mod disk;
 mod faults;
 mod oracle;
+#[allow(clippy::panic, reason = "a scenario that fails is a test that fails")]
 mod scenario;
+#[allow(clippy::panic, clippy::expect_used, reason = "a world that breaks is a test that fails")]
 mod world;
 
 pub use attacker::Attacker;

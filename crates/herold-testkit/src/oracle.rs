@@ -83,16 +83,16 @@ impl Oracle {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         match parts.as_slice() {
-            ["sendToDevice", event_type, _] => self.to_device(event_type, &body),
+            ["sendToDevice", event_type, _] => self.watch_to_device(event_type, &body),
             ["rooms", room, "send", event_type, _] => {
-                self.room_event(event_type, &body, encrypted(room));
+                self.watch_room_event(event_type, &body, encrypted(room));
             }
-            ["keys", "upload"] => self.upload(user, device, &body),
+            ["keys", "upload"] => self.watch_upload(user, device, &body),
             _ => {}
         }
     }
 
-    fn to_device(&mut self, event_type: &str, body: &Value) {
+    fn watch_to_device(&mut self, event_type: &str, body: &Value) {
         if NEVER_CLEAR.contains(&event_type) {
             self.violations.push(format!("W6: {event_type} in the clear"));
         }
@@ -123,7 +123,7 @@ impl Oracle {
         }
     }
 
-    fn room_event(&mut self, event_type: &str, body: &Value, encrypted: bool) {
+    fn watch_room_event(&mut self, event_type: &str, body: &Value, encrypted: bool) {
         if event_type != "m.room.encrypted" {
             if encrypted {
                 self.violations.push(format!("W5: {event_type} in the clear"));
@@ -143,7 +143,7 @@ impl Oracle {
         }
     }
 
-    fn upload(&mut self, user: &str, device: &str, body: &Value) {
+    fn watch_upload(&mut self, user: &str, device: &str, body: &Value) {
         let place = (user.to_owned(), device.to_owned());
         if let Some(keys) = body.get("device_keys") {
             let of = |kind: &str| {
@@ -179,7 +179,7 @@ impl Oracle {
     fn verify(&mut self, signer: &str, user: &str, device: &str, object: &Value) {
         let key: Option<Ed25519PublicKey> = ed25519_from_base64(signer).ok();
         let id = format!("ed25519:{device}");
-        if !key.is_some_and(|key| verify_json(&key, user, &id, object).is_ok()) {
+        if key.is_none_or(|key| verify_json(&key, user, &id, object).is_err()) {
             self.violations.push(format!("W3: an object of {device} is not signed by it"));
         }
     }

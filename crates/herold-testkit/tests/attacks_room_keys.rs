@@ -176,27 +176,6 @@ fn a_ciphertext_is_no_state() {
     assert_eq!(world.oracle.violations(), [] as [String; 0]);
 }
 
-/// Holds the room keys for Bob back, so that somebody else's can come first. Answers Alice's event and
-/// what to deliver later.
-fn ahead_of_alice(
-    world: &mut World,
-    alice: usize,
-    bob: usize,
-    room: &OwnedRoomId,
-) -> (herold::OwnedEventId, Vec<Value>) {
-    world.set_online(bob, false);
-    new_session(world, alice, room);
-    let sent = world.send(alice, room, "for Bob too");
-    let device = id(world, bob);
-    let held = world.server.inbox(BOB, &device);
-    assert!(!held.is_empty());
-    rewrite(world, bob, "/sync", |body| body["to_device"] = json!({ "events": [] }));
-    world.set_online(bob, true);
-    world.settle();
-    world.tamper = None;
-    (sent, held)
-}
-
 /// N25: Eve, a member who has Alice's key, passes it on to Bob for another room before he has Alice's.
 #[test]
 fn a_member_who_files_a_key_under_another_room_does_not_cost_its_owner_her_messages() {
