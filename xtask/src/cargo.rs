@@ -57,8 +57,10 @@ pub fn status(command: &mut Command) -> Result<bool> {
 ///
 /// It did not.
 pub fn run(command: &mut Command) -> Result<()> {
-    let done = status(command)?;
-    ensure(done, || format!("{} failed", command.get_program().to_string_lossy()))
+    show(command);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().context(&program)?;
+    ensure(status.success(), || format!("{program}: {status}"))
 }
 
 /// Runs a program that has to succeed, and gives what it printed.
