@@ -122,25 +122,8 @@ pub trait SnapshotExt: Snapshot {
         from: Option<&R::Key>,
         limit: usize,
     ) -> Result<Vec<(R::Key, R)>, StoreError> {
-        let mut rows = Vec::new();
-        let mut failed = None;
         let from = from.map(RecordKey::to_bytes);
-        self.scan(R::TABLE, prefix, from.as_deref(), &mut |key, value| {
-            if rows.len() >= limit {
-                return ControlFlow::Break(());
-            }
-            match decode_row::<R>(key, value) {
-                Ok(row) => {
-                    rows.push(row);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        failed.map_or(Ok(rows), Err)
+        collect::<R>(limit, |visit| self.scan(R::TABLE, prefix, from.as_deref(), visit))
     }
 
     /// The last `limit` records with `prefix` and a key below `before`, newest key first.
@@ -153,29 +136,37 @@ pub trait SnapshotExt: Snapshot {
         before: Option<&R::Key>,
         limit: usize,
     ) -> Result<Vec<(R::Key, R)>, StoreError> {
-        let mut rows = Vec::new();
-        let mut failed = None;
         let before = before.map(RecordKey::to_bytes);
-        self.scan_back(R::TABLE, prefix, before.as_deref(), &mut |key, value| {
-            if rows.len() >= limit {
-                return ControlFlow::Break(());
-            }
-            match decode_row::<R>(key, value) {
-                Ok(row) => {
-                    rows.push(row);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        failed.map_or(Ok(rows), Err)
+        collect::<R>(limit, |visit| self.scan_back(R::TABLE, prefix, before.as_deref(), visit))
     }
 }
 
 impl<S: Snapshot + ?Sized> SnapshotExt for S {}
+
+/// The typed rows of a scan, `limit` at most; the first that does not decode ends it as an error.
+fn collect<R: Record>(
+    limit: usize,
+    scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> ScanControl) -> Result<(), StoreError>,
+) -> Result<Vec<(R::Key, R)>, StoreError> {
+    let mut rows = Vec::new();
+    let mut failed = None;
+    scan(&mut |key, value| {
+        if rows.len() >= limit {
+            return ControlFlow::Break(());
+        }
+        match decode_row::<R>(key, value) {
+            Ok(row) => {
+                rows.push(row);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(rows), Err)
+}
 
 fn decode_row<R: Record>(key: &[u8], value: &[u8]) -> Result<(R::Key, R), StoreError> {
     let key = R::Key::from_bytes(key)
