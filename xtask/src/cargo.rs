@@ -33,7 +33,7 @@ pub fn cargo() -> Command {
 }
 
 /// Shows the command as one would type it.
-fn show(command: &Command) {
+pub fn show(command: &Command) {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = std::iter::once(program).chain(command.get_args());
     let line: Vec<_> = words.map(|word| word.to_string_lossy()).collect();

@@ -176,7 +176,7 @@ pub fn run(options: &Options) -> Result<Tally> {
 }
 
 /// A new folder for this run's files; old ones are removed.
-fn run_folder() -> Result<PathBuf> {
+pub fn run_folder() -> Result<PathBuf> {
     let runs = setup::cache()?.join("interop");
     fs::create_dir_all(&runs)?;
     let mut old: Vec<PathBuf> = fs::read_dir(&runs)?.flatten().map(|entry| entry.path()).collect();

@@ -1,8 +1,11 @@
 //! The workspace's own commands; see [`USAGE`].
 
+mod bench;
+mod bindings;
 mod cargo;
 mod deny;
 mod error;
+mod fuzz;
 mod http;
 mod interop;
 mod layering;
@@ -29,7 +32,18 @@ cargo xtask interop [OPTIONS]     only the latter
     --release                     test the release build of herold
     --binary PATH                 test this binary
     --list                        print the scenarios
-cargo xtask setup                 install what the interoperability needs (Synapse, matrix-js-sdk, matrix-nio)
+cargo xtask bindings [OPTIONS]    the library for other languages: Kotlin, Swift and its size compared with
+                                  what is kept, Python's tests over a real Synapse
+    --compare                     no tests
+    --bless                       keep what there is now, no tests
+cargo xtask setup                 install what the tests need (Synapse, matrix-js-sdk, matrix-nio, bindgen)
+cargo xtask fuzz [OPTIONS] [TARGET..]  the fuzz targets: what was found before, then something new
+    --seconds N                   for so long each (10)
+    --sanitizer NAME              none (the default) or address
+    --input FILE                  only this input, with one target
+cargo xtask bench [OPTIONS]       Herold, matrix-sdk-crypto and vodozemac at the same work
+    --only WORK[,WORK..]          these works
+    --write                       keep the figures in benches/README.md
 cargo xtask layering              compare the crates' dependencies with the architecture
 cargo xtask deny                  licences, bans and sources of all dependencies; advisories where reachable
 cargo xtask ci                    all that CI does";
@@ -51,6 +65,9 @@ fn run(arguments: &[String]) -> Result<bool> {
     let Some((command, rest)) = arguments.split_first() else { return fail(USAGE) };
     match command.as_str() {
         "interop" => interop::run(&interop::Options::parse(rest)?).map(|tally| tally.good()),
+        "bindings" => bindings::run(&bindings::Options::parse(rest)?).map(|tally| tally.good()),
+        "bench" => bench::run(rest),
+        "fuzz" => fuzz::run(&fuzz::Options::parse(rest)?),
         _ if !rest.is_empty() => fail(format!("{command} takes no arguments\n{USAGE}")),
         "test" => test::run().map(|tally| tally.good()),
         "setup" => setup::everything().map(|()| true),

@@ -7,13 +7,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::bindings;
 use crate::cargo;
 use crate::error::{Context, Result, ensure, fail};
 
 /// The oldest Node.js that matrix-js-sdk works with.
 const NODE: u32 = 22;
 
-/// Installs everything that `cargo xtask interop` needs.
+/// Installs everything that the tests need.
 ///
 /// # Errors
 ///
@@ -21,7 +22,8 @@ const NODE: u32 = 22;
 pub fn everything() -> Result<()> {
     synapse()?;
     nio()?;
-    js().map(drop)
+    js()?;
+    bindings::bindgen().map(drop)
 }
 
 /// The folder for what is installed and for logs.

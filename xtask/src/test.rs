@@ -3,13 +3,14 @@
 use std::process::Stdio;
 use std::time::Instant;
 
+use crate::bindings;
 use crate::cargo;
 use crate::error::Result;
 use crate::interop;
 use crate::tally::Tally;
 
-/// Runs the workspace's tests and then the interoperability, whatever the former say, and prints the
-/// sum as the last line.
+/// Runs the workspace's tests, then the interoperability and the bindings, whatever the former say, and
+/// prints the sum as the last line.
 ///
 /// # Errors
 ///
@@ -23,7 +24,8 @@ pub fn run() -> Result<Tally> {
     let mut options = interop::Options::default();
     options.build = vec!["--workspace", "--tests"];
     all += interop::run(&options)?;
-    println!("\nworkspace and interoperability, {} s:\n{all}", began.elapsed().as_secs());
+    all += bindings::python(&["--workspace", "--tests"])?;
+    println!("\nworkspace, interoperability and bindings, {} s:\n{all}", began.elapsed().as_secs());
     Ok(all)
 }
 

@@ -5,7 +5,9 @@
 //! error, never rounded: two implementations that round differently would sign different bytes.
 
 use serde_json::{Map, Value};
-use vodozemac::{Ed25519PublicKey, Ed25519Signature};
+use vodozemac::Ed25519Signature;
+
+use crate::Ed25519PublicKey;
 
 /// The largest magnitude of an integer, 2^53 - 1.
 const MAX_INTEGER: i64 = (1 << 53) - 1;
@@ -87,7 +89,7 @@ pub fn verify_json(
         object.as_object().ok_or(SignatureError::NotCanonical(CanonicalJsonError::NotAnObject))?;
     let signature = find_signature(object, user_id, key_id)?;
     let signed = signed_bytes(object).map_err(SignatureError::NotCanonical)?;
-    key.verify(signed.as_bytes(), &signature).map_err(|_| SignatureError::Invalid)
+    if key.verify(signed.as_bytes(), &signature) { Ok(()) } else { Err(SignatureError::Invalid) }
 }
 
 /// Adds `signature` of `signer` over `object` as `signatures[user_id][key_id]`; keeps all else.

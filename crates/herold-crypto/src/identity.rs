@@ -9,14 +9,66 @@ use std::fmt;
 
 use base64::Engine;
 use serde::{Deserialize, Serialize};
-use vodozemac::{Curve25519PublicKey, Ed25519PublicKey};
+use vodozemac::{Curve25519PublicKey, Ed25519Signature};
 
 use crate::unpadded;
 
+/// An Ed25519 public key, as bytes. Not secret.
+///
+/// Making one from bytes checks that they are a point of the curve; restoring a stored one does not check it
+/// again (that costs as much as half a signature), and no signature verifies under one that is none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ed25519PublicKey([u8; 32]);
+
+impl Ed25519PublicKey {
+    /// The key with these bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::NotAPoint`]. Whether the key is of small order is not checked here.
+    pub fn from_slice(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        match vodozemac::Ed25519PublicKey::from_slice(bytes) {
+            Ok(_) => Ok(Self(*bytes)),
+            Err(_) => Err(KeyError::NotAPoint),
+        }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Unpadded base64, as in events.
+    #[must_use]
+    pub fn to_base64(&self) -> String {
+        unpadded::STANDARD.encode(self.0)
+    }
+
+    /// Whether the key's owner signed `message`; strictly (keys and commitments of small order and scalars
+    /// that are not reduced verify nothing).
+    pub(crate) fn verify(&self, message: &[u8], signature: &Ed25519Signature) -> bool {
+        vodozemac::Ed25519PublicKey::from_slice(&self.0)
+            .is_ok_and(|key| key.verify(message, signature).is_ok())
+    }
+}
+
+impl From<vodozemac::Ed25519PublicKey> for Ed25519PublicKey {
+    fn from(key: vodozemac::Ed25519PublicKey) -> Self {
+        Self(*key.as_bytes())
+    }
+}
+
+impl fmt::Debug for Ed25519PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ed25519:{}", self.to_base64())
+    }
+}
+
 /// The two long-term public keys of a device.
 ///
-/// Deserialising restores what was stored and checks only that the Ed25519 key is a point. Keys
-/// from outside go through [`curve25519_from_base64`] and [`ed25519_from_base64`].
+/// Deserialising restores what was stored and checks nothing. Keys from outside go through [`curve25519_from_base64`] and [`ed25519_from_base64`].
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct IdentityKeys {
     /// The key that Olm sessions are agreed with ("sender key").
@@ -80,7 +132,7 @@ pub fn ed25519_from_base64(text: &str) -> Result<Ed25519PublicKey, KeyError> {
     if !is_reduced(bytes) {
         return Err(KeyError::NotCanonical);
     }
-    Ed25519PublicKey::from_slice(&bytes).map_err(|_| KeyError::NotAPoint)
+    Ed25519PublicKey::from_slice(&bytes)
 }
 
 /// Whether agreeing on a secret with `key` always gives the same secret.
@@ -90,9 +142,10 @@ pub(crate) fn is_low_order_curve25519(key: &Curve25519PublicKey) -> bool {
     LOW_ORDER_U.contains(&u)
 }
 
-/// Whether signatures that verify under `key` prove nothing.
-pub(crate) fn is_low_order_ed25519(key: &Ed25519PublicKey) -> bool {
-    is_low_order_y(*key.as_bytes())
+/// Whether signatures that verify under the key that is this text in base64 prove nothing; `None` if it is
+/// no key's text.
+pub(crate) fn is_low_order_ed25519(text: &str) -> Option<bool> {
+    decode(text).ok().map(is_low_order_y)
 }
 
 /// The id of an Olm or a Megolm session, as the ratchet derives it.

@@ -30,13 +30,14 @@ mod record;
 mod secret;
 mod unpadded;
 
-pub use vodozemac::{Curve25519PublicKey, Ed25519PublicKey, Ed25519Signature};
+pub use vodozemac::{Curve25519PublicKey, Ed25519Signature};
 
 pub use attachment::{AttachmentError, EncryptedFile, decrypt_attachment, encrypt_attachment};
 pub use canonical::{CanonicalJsonError, SignatureError, canonical_json, verify_json};
 pub use entropy::{Entropy, SeededEntropy};
 pub use identity::{
-    IdentityKeys, KeyError, SessionId, curve25519_from_base64, ed25519_from_base64,
+    Ed25519PublicKey, IdentityKeys, KeyError, SessionId, curve25519_from_base64,
+    ed25519_from_base64,
 };
 pub use megolm::{
     InboundGroupSession, MegolmError, OutboundGroupSession, SessionRelation, megolm_message_index,

@@ -218,11 +218,12 @@ impl Notice {
     }
 }
 
-/// An [`AppEvent`] in the store.
+/// The [`AppEvent`]s of one step in the store, numbered from the row's key on: a sync of a hundred messages
+/// costs one row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppEventRecord {
-    /// The event.
-    pub event: AppEvent,
+    /// The events.
+    pub events: Vec<AppEvent>,
 }
 
 impl Record for AppEventRecord {

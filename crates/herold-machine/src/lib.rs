@@ -24,6 +24,7 @@ mod context;
 mod devices;
 mod error;
 mod event;
+mod hot;
 mod machine;
 mod messages;
 mod olm;

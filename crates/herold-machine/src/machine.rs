@@ -1,16 +1,13 @@
 //! [`Machine`]: the inputs, commands and getters. What they do is in the modules beside this one.
 
-use std::collections::BTreeMap;
-
-use herold_crypto::{Account, IdentityKeys, InboundGroupSession, OutboundGroupSession};
+use herold_crypto::IdentityKeys;
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
         AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
-        IdentityRecord, InboundSessionRecord, LoginRecord, MemberKey, MemberRecord, Membership,
-        Only, OutboundSessionRecord, OutdatedUserRecord, PolicyRecord, QueueRecord, RoomKey,
-        RoomRecord, RoomSessionKey, SequenceKey, TimelineKey, TimelineRecord, TrackedUserRecord,
-        UserKey,
+        IdentityRecord, LoginRecord, MemberKey, MemberRecord, Membership, Only,
+        OutboundSessionRecord, OutdatedUserRecord, PolicyRecord, QueueRecord, RoomKey, RoomRecord,
+        SequenceKey, TimelineKey, TimelineRecord, TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
@@ -25,6 +22,7 @@ use serde_json::Value;
 use crate::{
     Answer, AppEvent, AppEventRecord, Context, HttpRequest, MachineError, Outgoing, Pending,
     RoomEvent, Step, SyncReport, account, devices,
+    hot::Hot,
     messages::Messages,
     olm, outgoing, queue,
     request::RequestKind,
@@ -33,9 +31,6 @@ use crate::{
     txn::{Own, Txn},
     view, wire,
 };
-
-/// As many live inbound sessions are kept in memory.
-const INBOUND_CACHE: usize = 1000;
 
 /// The state machine of one device. It holds nothing but caches: the state is in the store.
 pub struct Machine {
@@ -75,61 +70,6 @@ pub struct DeviceView {
     pub cross_signed: bool,
     /// The app's user has blocked it.
     pub blocked: bool,
-}
-
-/// Live objects, kept so that they need not be made again for each message. Dropping them loses
-/// nothing.
-#[derive(Default)]
-pub(crate) struct Hot {
-    account: Option<Account>,
-    inbound: BTreeMap<RoomSessionKey, (InboundSessionRecord, InboundGroupSession)>,
-    outbound: BTreeMap<OwnedRoomId, OutboundGroupSession>,
-}
-
-impl Hot {
-    /// The live session of a room key, and who owns it.
-    pub(crate) fn inbound(
-        &mut self,
-        txn: &Txn<'_, '_>,
-        key: &RoomSessionKey,
-    ) -> Result<Option<(&InboundSessionRecord, &mut InboundGroupSession)>, MachineError> {
-        if !self.inbound.contains_key(key) {
-            let Some(record) = txn.load::<InboundSessionRecord>(key)? else { return Ok(None) };
-            let session = crate::room_keys::restore(&record)?;
-            if self.inbound.len() >= INBOUND_CACHE {
-                self.inbound.clear();
-            }
-            self.inbound.insert(key.clone(), (record, session));
-        }
-        Ok(self.inbound.get_mut(key).map(|(record, session)| (&*record, session)))
-    }
-
-    pub(crate) fn forget_inbound(&mut self, key: &RoomSessionKey) {
-        self.inbound.remove(key);
-    }
-
-    /// The live outbound session of `record`. After a restart it begins at the reserved index, which no
-    /// message can have used.
-    pub(crate) fn outbound(
-        &mut self,
-        room_id: &RoomId,
-        record: &OutboundSessionRecord,
-    ) -> Result<&mut OutboundGroupSession, MachineError> {
-        let known = self
-            .outbound
-            .get(room_id)
-            .is_some_and(|session| session.session_id() == record.session_id);
-        if !known {
-            let session = OutboundGroupSession::from_record(record.pickle.as_slice())
-                .map_err(|_| StoreError::Corrupt("an outbound session".to_owned()))?;
-            self.outbound.insert(room_id.to_owned(), session);
-        }
-        self.outbound.get_mut(room_id).ok_or(MachineError::UnknownRoom)
-    }
-
-    pub(crate) fn set_outbound(&mut self, room_id: &RoomId, session: OutboundGroupSession) {
-        self.outbound.insert(room_id.to_owned(), session);
-    }
 }
 
 /// Making and loading.
@@ -398,6 +338,8 @@ impl Machine {
     ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         let txn_id = queue::enqueue(&mut txn, room_id, event_type, content, txn_id)?;
+        // If nothing stands in its way it is encrypted in the same transaction.
+        queue::advance(&mut txn, &mut self.hot, &self.policy)?;
         self.end(txn, txn_id)
     }
 
@@ -442,9 +384,17 @@ impl Machine {
         up_to: u64,
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        for (key, _) in txn.list::<AppEventRecord>(&[])? {
-            if key.sequence <= up_to {
-                txn.delete::<AppEventRecord>(&key);
+        for (key, record) in txn.list::<AppEventRecord>(&[])? {
+            if key.sequence > up_to {
+                break;
+            }
+            txn.delete::<AppEventRecord>(&key);
+            let seen =
+                usize::try_from(up_to - key.sequence).unwrap_or(usize::MAX).saturating_add(1);
+            let events: Vec<AppEvent> = record.events.into_iter().skip(seen).collect();
+            if !events.is_empty() {
+                let sequence = up_to.saturating_add(1);
+                txn.put(&SequenceKey { sequence }, &AppEventRecord { events });
             }
         }
         self.end(txn, ())
@@ -531,6 +481,8 @@ impl Machine {
             txn.delete::<BlockedRecord>(&key);
         }
         txn.next_number(devices::GENERATION)?;
+        // A block that a power loss undid would be one the user relies on in vain.
+        txn.require_full();
         self.end(txn, ())
     }
 
@@ -846,8 +798,18 @@ impl Machine {
         limit: usize,
     ) -> Result<Vec<(u64, AppEvent)>, MachineError> {
         let from = sequence.map(|sequence| SequenceKey { sequence: sequence.saturating_add(1) });
-        let events = snapshot.list_from::<AppEventRecord>(&[], from.as_ref(), limit)?;
-        Ok(events.into_iter().map(|(key, record)| (key.sequence, record.event)).collect())
+        // The row before may reach beyond where the reading starts.
+        let before = match &from {
+            Some(from) => snapshot.list_back::<AppEventRecord>(&[], Some(from), 1)?,
+            None => Vec::new(),
+        };
+        let rows = snapshot.list_from::<AppEventRecord>(&[], from.as_ref(), limit)?;
+        let numbered = before
+            .into_iter()
+            .chain(rows)
+            .flat_map(|(key, record)| (key.sequence..).zip(record.events));
+        let first = from.map_or(0, |from| from.sequence);
+        Ok(numbered.filter(|(sequence, _)| *sequence >= first).take(limit).collect())
     }
 
     /// The send queue, in order.

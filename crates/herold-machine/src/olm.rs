@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::{
     Answer, MachineError, Notice,
     devices::GENERATION,
+    hot::Hot,
     txn::Txn,
     wire::{KeysClaimBody, RawMap},
 };
@@ -137,19 +138,29 @@ fn restore(record: &OlmSessionRecord) -> Result<OlmSession, StoreError> {
         .map_err(|_| StoreError::Corrupt("an Olm session".to_owned()))
 }
 
+/// What a session has decrypted, and the session as it is now.
+pub(crate) struct Decrypted {
+    key: OlmSessionKey,
+    record: OlmSessionRecord,
+    pub(crate) plaintext: Zeroizing<Vec<u8>>,
+}
+
 /// Decrypts an Olm message from the device that has `sender_key`, and names the session that did it.
 /// `None` if no session does it; then nothing has changed.
-#[allow(clippy::type_complexity)]
 pub(crate) fn decrypt(
     txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
     sender_key: &Curve25519PublicKey,
     message: &OlmMessage,
-) -> Result<Option<(OlmSessionKey, Zeroizing<Vec<u8>>)>, MachineError> {
+) -> Result<Option<Decrypted>, MachineError> {
     let mut sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(sender_key))?;
     sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_received_at));
     let now = last_of_all(txn, &sessions);
     for (key, mut record) in sessions {
-        let mut session = restore(&record)?;
+        let mut session = match hot.take_olm(&key, &record) {
+            Some(session) => session,
+            None => restore(&record)?,
+        };
         let ours = session.matches(message);
         if message.is_pre_key() && !ours {
             continue;
@@ -158,7 +169,8 @@ pub(crate) fn decrypt(
             record.pickle = session.to_record();
             record.last_received_at = now;
             txn.put(&key, &record);
-            return Ok(Some((key, plaintext)));
+            hot.keep_olm(&key, &record, session);
+            return Ok(Some(Decrypted { key, record, plaintext }));
         }
         if ours {
             return Ok(None); // its very own session could not: no other can
@@ -171,23 +183,24 @@ pub(crate) fn decrypt(
     let created = txn.account()?.create_inbound_session(*sender_key, message);
     let Ok((session, plaintext)) = created else { return Ok(None) };
     txn.change_account()?;
-    let key = store_session(txn, *sender_key, None, &session)?;
-    Ok(Some((key, plaintext)))
+    let (key, record) = store_session(txn, *sender_key, None, &session)?;
+    hot.keep_olm(&key, &record, session);
+    Ok(Some(Decrypted { key, record, plaintext }))
 }
 
 /// Notes the Ed25519 key that a checked message claimed. `false` if the session is another device's.
 pub(crate) fn confirm_peer(
     txn: &mut Txn<'_, '_>,
-    key: &OlmSessionKey,
+    decrypted: Decrypted,
     ed25519: &Ed25519PublicKey,
 ) -> Result<bool, MachineError> {
-    let Some(mut record) = txn.load::<OlmSessionRecord>(key)? else { return Ok(false) };
+    let Decrypted { key, mut record, .. } = decrypted;
     match record.peer_ed25519 {
         Some(known) => Ok(known == *ed25519),
         None => {
             make_room_for_session(txn, &key.sender_key, Some(*ed25519))?;
             record.peer_ed25519 = Some(*ed25519);
-            txn.put(key, &record);
+            txn.put(&key, &record);
             Ok(true)
         }
     }
@@ -223,7 +236,7 @@ fn store_session(
     sender_key: Curve25519PublicKey,
     peer_ed25519: Option<Ed25519PublicKey>,
     session: &OlmSession,
-) -> Result<OlmSessionKey, MachineError> {
+) -> Result<(OlmSessionKey, OlmSessionRecord), MachineError> {
     make_room_for_session(txn, &sender_key, peer_ed25519)?;
     let known = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&sender_key))?;
     let key = OlmSessionKey { sender_key, session_id: session.session_id() };
@@ -235,7 +248,7 @@ fn store_session(
     };
     txn.put(&key, &record);
     txn.require_full();
-    Ok(key)
+    Ok((key, record))
 }
 
 /// Wants a one-time key of the device claimed, unless that is under way or put off.

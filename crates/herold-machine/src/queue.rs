@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     Answer, AppEvent, MachineError, Notice,
-    machine::Hot,
+    hot::Hot,
     messages::new_txn_id,
     share::{self, Readiness},
     txn::Txn,

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     DropReason, MachineError, Notice,
-    machine::Hot,
+    hot::Hot,
     timeline,
     to_device::{OlmEvent, dropped},
     txn::Txn,

@@ -4,7 +4,7 @@
 //! next message uses another one.
 
 use herold_store::records::{
-    HistoryVisibility, MemberKey, MemberRecord, Membership, OutboundCounterRecord,
+    CounterRecord, HistoryVisibility, MemberKey, MemberRecord, Membership, NameKey,
     OutboundSessionRecord, RoomKey, RoomRecord, ShareKey, ShareRecord, TimelineKey,
 };
 use herold_trust::{MEGOLM, Policy, parse_encryption};
@@ -13,7 +13,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     AppEvent, DropReason, MachineError, Notice, devices,
-    machine::Hot,
+    hot::Hot,
     timeline::{self, Origin},
     txn::Txn,
     wire::{
@@ -248,6 +248,13 @@ pub(crate) fn set_member(
     Ok(())
 }
 
+/// The counter of the messages that the room's outbound session has encrypted. The session's index does
+/// not say it: after a restart that stands where the reserve ends. A counter stands on the page that
+/// every queued message writes anyway.
+pub(crate) fn messages_name(room_id: &RoomId) -> String {
+    format!("outbound/{room_id}")
+}
+
 /// Ends the outbound session: the next message makes another.
 pub(crate) fn discard_session(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result<(), MachineError> {
     let key = RoomKey { room_id: room_id.to_owned() };
@@ -256,7 +263,7 @@ pub(crate) fn discard_session(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result
             txn.delete::<ShareRecord>(&share);
         }
         txn.delete::<OutboundSessionRecord>(&key);
-        txn.delete::<OutboundCounterRecord>(&key);
+        txn.delete::<CounterRecord>(&NameKey { name: messages_name(room_id) });
     }
     Ok(())
 }

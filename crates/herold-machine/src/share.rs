@@ -10,23 +10,23 @@ use herold_store::{
     StoreError,
     records::{
         BlockedRecord, ClaimRecord, DeviceKey, DeviceRecord, HistoryVisibility, IdentityRecord,
-        InboundSessionRecord, MemberKey, MemberRecord, Membership, OutboundCounterRecord,
-        OutboundSessionRecord, OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord,
-        RoomSessionKey, SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
-        TrackedUserRecord, UserKey,
+        InboundSessionRecord, MemberKey, MemberRecord, Membership, OutboundSessionRecord,
+        OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord, RoomSessionKey,
+        SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState, TrackedUserRecord,
+        UserKey,
     },
 };
 use herold_trust::{
     Device, KeySource, MEGOLM, Policy, Timestamp, WithheldCode, is_expired, may_receive,
 };
 use ruma::{OwnedDeviceId, OwnedUserId, RoomId};
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use zeroize::Zeroizing;
 
 use crate::{
     MachineError,
     devices::{self, GENERATION},
-    machine::Hot,
+    hot::Hot,
     messages::Messages,
     olm::{self, OwnIdentity},
     rooms,
@@ -35,7 +35,7 @@ use crate::{
 
 /// As many message indices are reserved ahead in the store, so that one fully synchronous commit
 /// serves as many messages.
-const RESERVE: u32 = 64;
+const RESERVE: u32 = 256;
 /// A message waits this long at most for keys to be claimed, and for servers that do not answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -70,8 +70,7 @@ pub(crate) fn prepare(
     let now = txn.cx.now;
     let mut session = txn.load::<OutboundSessionRecord>(&key)?;
     if let Some(known) = &session {
-        let messages =
-            txn.load::<OutboundCounterRecord>(&key)?.map_or(0, |counter| counter.messages);
+        let messages = txn.current_number(&rooms::messages_name(room_id))?;
         if is_expired(settings, known.created_at, now, messages)
             || known.settings.algorithm != settings.algorithm
         {
@@ -84,6 +83,7 @@ pub(crate) fn prepare(
         && known.member_generation == room.member_generation
         && known.retry_at.is_none_or(|at| now < at)
     {
+        hot.outbound(room_id, known)?;
         return delivered(txn, known);
     }
 
@@ -292,9 +292,8 @@ fn new_session(
     };
     let key = RoomKey { room_id: room_id.to_owned() };
     txn.put(&key, &record);
-    txn.put(&key, &OutboundCounterRecord { session_id, messages: 0 });
     txn.require_full();
-    hot.set_outbound(room_id, live);
+    hot.set_outbound(room_id, &record, live);
     Ok(record)
 }
 
@@ -478,43 +477,44 @@ pub(crate) fn encrypt(
     event_type: &str,
     content: &str,
 ) -> Result<String, MachineError> {
-    let key = RoomKey { room_id: room_id.to_owned() };
-    let mut record: OutboundSessionRecord =
-        txn.load(&key)?.ok_or(MachineError::Malformed("no session to encrypt with"))?;
+    let missing = || MachineError::Malformed("no session to encrypt with");
     let own = txn.own();
-    let live = hot.outbound(room_id, &record)?;
-    if live.message_index() >= record.reserved_index {
+    // `prepare` has compared it with the stored record.
+    let live = hot.live_outbound(room_id).ok_or_else(missing)?;
+    if live.session.message_index() >= live.reserved_index {
+        let key = RoomKey { room_id: room_id.to_owned() };
+        let mut record: OutboundSessionRecord = txn.load(&key)?.ok_or_else(missing)?;
         record.pickle = live
+            .session
             .to_record_ahead(RESERVE)
             .map_err(|error| MachineError::Crypto(error.to_string()))?;
-        record.reserved_index = live.message_index().saturating_add(RESERVE);
+        record.reserved_index = live.session.message_index().saturating_add(RESERVE);
         txn.put(&key, &record);
         txn.require_full();
+        live.reserved_index = record.reserved_index;
     }
-    let parsed: serde_json::Value = serde_json::from_str(content)
+    #[derive(serde::Deserialize)]
+    struct Relation<'a> {
+        #[serde(rename = "m.relates_to", borrow)]
+        relates_to: Option<&'a RawValue>,
+    }
+    let Relation { relates_to } = serde_json::from_str(content)
         .map_err(|_| MachineError::Malformed("the content is not JSON"))?;
     let plaintext = Zeroizing::new(format!(
         r#"{{"type":{},"content":{content},"room_id":{}}}"#,
         json!(event_type),
         json!(room_id),
     ));
-    let ciphertext = live.encrypt(plaintext.as_bytes());
-    let counter = txn.load::<OutboundCounterRecord>(&key)?.map_or(0, |counter| counter.messages);
-    txn.put(
-        &key,
-        &OutboundCounterRecord { session_id: record.session_id.clone(), messages: counter + 1 },
-    );
-    let mut encrypted = json!({
-        "algorithm": MEGOLM,
-        "ciphertext": ciphertext,
-        "session_id": record.session_id.as_str(),
-        // Deprecated, but older clients still ask for them.
-        "sender_key": own.keys.curve25519.to_base64(),
-        "device_id": own.device_id,
-    });
-    if let (Some(relation), Some(object)) = (parsed.get("m.relates_to"), encrypted.as_object_mut())
-    {
-        object.insert("m.relates_to".to_owned(), relation.clone());
-    }
-    Ok(encrypted.to_string())
+    let ciphertext = live.session.encrypt(plaintext.as_bytes());
+    txn.next_number(&rooms::messages_name(room_id))?;
+    // Written by hand: the text is long, and nothing in it needs escaping but what is quoted here.
+    let relation =
+        relates_to.map_or_else(String::new, |relation| format!(r#","m.relates_to":{relation}"#));
+    // `sender_key` and `device_id` are deprecated, but older clients still ask for them.
+    Ok(format!(
+        r#"{{"algorithm":"{MEGOLM}","ciphertext":"{ciphertext}","session_id":"{}","sender_key":"{}","device_id":{}{relation}}}"#,
+        live.session_id,
+        own.keys.curve25519.to_base64(),
+        json!(own.device_id),
+    ))
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     DropReason, MachineError, Notice, account, devices,
-    machine::Hot,
+    hot::Hot,
     rooms, to_device,
     txn::Txn,
     wire::{Events, RawMap, Rooms, SyncBody, parse_section},

@@ -15,7 +15,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     AppEvent, DropReason, MachineError, Notice, Utd,
-    machine::Hot,
+    hot::Hot,
     txn::Txn,
     wire::{EventHead, MegolmContent, MegolmPayload, parse},
 };
@@ -81,6 +81,9 @@ pub(crate) fn ingest(
             (None, None) => undecryptable(Utd::BadCiphertext, None),
             (None, Some(content)) => decrypt(txn, hot, &key, &record, content)?,
         };
+        if matches!(record.decryption, Decryption::Decrypted { .. }) {
+            drop_ciphertext(&mut record.raw);
+        }
     }
     if origin != Origin::Single {
         record.order = Some(place(txn, room_id, room, &event_id, origin));
@@ -218,6 +221,27 @@ fn decrypt(
     })
 }
 
+/// Takes the ciphertext out of an event that is kept decrypted: it would be half of what is stored.
+fn drop_ciphertext(raw: &mut String) {
+    #[derive(serde::Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        content: Content<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Content<'a> {
+        // Borrowed as it stands: a text with escapes in it stays where it is.
+        #[serde(borrow)]
+        ciphertext: &'a str,
+    }
+    let Ok(event) = serde_json::from_str::<Event<'_>>(raw) else { return };
+    let start = (event.content.ciphertext.as_ptr() as usize).saturating_sub(raw.as_ptr() as usize);
+    let end = start + event.content.ciphertext.len();
+    if raw.is_char_boundary(start) && raw.is_char_boundary(end) && start < end {
+        raw.replace_range(start..end, "");
+    }
+}
+
 /// The decrypted content; a relation that is only outside of the ciphertext, as some clients send it,
 /// is copied in (Matrix specification, "Encrypting events", on `m.relates_to`).
 fn with_relation(content: &str, outer: Option<Value>) -> String {
@@ -273,8 +297,12 @@ pub(crate) fn decrypt_late(
     let content = serde_json::from_str::<EventHead>(&event.raw).ok().and_then(|head| head.content);
     let Some(content) = content else { return Ok(()) };
     event.decryption = decrypt(txn, hot, &key, &event, &content)?;
+    let decrypted = matches!(event.decryption, Decryption::Decrypted { .. });
+    if decrypted {
+        drop_ciphertext(&mut event.raw);
+    }
     txn.put(&key, &event);
-    if matches!(event.decryption, Decryption::Decrypted { .. }) {
+    if decrypted {
         txn.emit(AppEvent::Decrypted { room_id: key.room_id, event_id: key.event_id })?;
     }
     Ok(())

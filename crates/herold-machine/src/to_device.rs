@@ -5,20 +5,18 @@
 
 use std::time::Duration;
 
-use herold_crypto::{
-    Curve25519PublicKey, Ed25519PublicKey, OlmMessage, curve25519_from_base64, ed25519_from_base64,
-};
+use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey, OlmMessage, curve25519_from_base64};
 use herold_store::records::{
     BackoffRecord, HashKey, IdentityRecord, NameKey, OlmHashRecord, UserKey,
 };
-use herold_trust::{Device, KeySource, OLM, Policy, may_show, parse_sender_device_keys, shield};
-use ruma::{OwnedUserId, UserId};
+use herold_trust::{Device, KeySource, OLM, Policy, may_show, shield};
+use ruma::OwnedUserId;
 use serde_json::value::RawValue;
 
 use crate::{
     AppEvent, DropReason, MachineError, Notice,
-    devices::device_of,
-    machine::Hot,
+    devices::{DeviceLookup as _, device_of},
+    hot::Hot,
     olm, room_keys,
     txn::Txn,
     wire::{OlmContent, OlmPayload, ToDeviceEvent, parse},
@@ -135,15 +133,15 @@ fn handle_encrypted(
     if txn.contains::<OlmHashRecord>(&hash)? {
         return Ok(()); // delivered twice: nothing happened, and nothing is wrong
     }
-    let Some((session, plaintext)) = olm::decrypt(txn, &sender_key, &message)? else {
+    let Some(decrypted) = olm::decrypt(txn, hot, &sender_key, &message)? else {
         olm::unwedge(txn, &sender, &sender_key)?;
         return dropped(txn, Some(sender), DropReason::Undecryptable);
     };
     txn.put(&hash, &OlmHashRecord { received_at: txn.cx.now });
     txn.require_full();
-    match check_payload(txn, sender.clone(), sender_key, &plaintext)? {
+    match check_payload(txn, hot, sender.clone(), sender_key, &decrypted.plaintext)? {
         Err(reason) => dropped(txn, Some(sender), reason),
-        Ok(event) if !olm::confirm_peer(txn, &session, &event.sender_ed25519)? => {
+        Ok(event) if !olm::confirm_peer(txn, decrypted, &event.sender_ed25519)? => {
             dropped(txn, Some(event.sender), DropReason::PayloadMismatch)
         }
         Ok(event) => dispatch(txn, hot, policy, event),
@@ -154,6 +152,7 @@ fn handle_encrypted(
 /// by; nothing of the content is used before.
 fn check_payload(
     txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
     sender: OwnedUserId,
     sender_key: Curve25519PublicKey,
     plaintext: &[u8],
@@ -162,10 +161,10 @@ fn check_payload(
         return Ok(Err(DropReason::PayloadMismatch));
     };
     let own = txn.own();
-    let Ok(sender_ed25519) = ed25519_from_base64(&payload.keys.ed25519) else {
+    let Some(sender_ed25519) = hot.ed25519(&payload.keys.ed25519) else {
         return Ok(Err(DropReason::PayloadMismatch));
     };
-    let recipient_key = ed25519_from_base64(&payload.recipient_keys.ed25519).ok();
+    let recipient_key = hot.ed25519(&payload.recipient_keys.ed25519);
     if payload.sender != sender.as_str()
         || payload.recipient != own.user_id.as_str()
         || recipient_key != Some(own.keys.ed25519)
@@ -175,19 +174,19 @@ fn check_payload(
     for raw in
         [&payload.sender_device_keys, &payload.unstable_sender_device_keys].into_iter().flatten()
     {
-        let device = crate::wire::parse(raw)
-            .and_then(|value| parse_sender_device_keys(&sender, &value).ok())
-            .filter(|device| {
-                device.keys.curve25519 == sender_key && device.keys.ed25519 == sender_ed25519
-            });
+        let device = hot.sender_device(&sender, raw).filter(|device| {
+            device.keys.curve25519 == sender_key && device.keys.ed25519 == sender_ed25519
+        });
         if device.is_none() {
             return Ok(Err(DropReason::SenderDeviceKeys));
         }
     }
-    if !consistent_with_list(txn, &sender, &sender_key, &sender_ed25519)? {
+    let device = device_of(txn, &sender, &sender_key, &sender_ed25519)?;
+    // Where the sender's list names devices with this Curve25519 key, one of them must have the claimed
+    // Ed25519 key.
+    if device.is_none() && !txn.ids_by_key(&sender, &sender_key)?.is_empty() {
         return Ok(Err(DropReason::PayloadMismatch));
     }
-    let device = device_of(txn, &sender, &sender_key, &sender_ed25519)?;
     if device.as_ref().is_some_and(|device| device.dehydrated) {
         return Ok(Err(DropReason::Unsolicited)); // a dehydrated device never sends
     }
@@ -199,21 +198,6 @@ fn check_payload(
         event_type: payload.event_type,
         content: payload.content,
     }))
-}
-
-/// Where the sender's list names devices with this Curve25519 key, one of them must have the claimed
-/// Ed25519 key.
-fn consistent_with_list(
-    txn: &Txn<'_, '_>,
-    sender: &UserId,
-    sender_key: &Curve25519PublicKey,
-    sender_ed25519: &Ed25519PublicKey,
-) -> Result<bool, MachineError> {
-    use crate::devices::DeviceLookup as _;
-    if txn.ids_by_key(sender, sender_key)?.is_empty() {
-        return Ok(true);
-    }
-    Ok(device_of(txn, sender, sender_key, sender_ed25519)?.is_some())
 }
 
 fn dispatch(

@@ -8,13 +8,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use herold_crypto::{Account, IdentityKeys};
 use herold_store::{
     ChangeSet, Record, RecordKey, Snapshot, SnapshotExt, StoreError,
-    records::{AccountRecord, BackoffRecord, CounterRecord, NameKey, Only},
+    records::{AccountRecord, BackoffRecord, CounterRecord, NameKey, Only, SequenceKey},
 };
 
 use herold_trust::Timestamp;
 use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::{AppEvent, Context, MachineError, Notice, Pending, Step, event::AppEventRecord};
+
+/// The counter of app events.
+const APP_EVENT: &str = "app_event";
 
 /// Who this device is: what never changes about an account.
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl<'a, 'c> Txn<'a, 'c> {
             self.changes.put(&Only, &record);
             self.changes.require_full();
         }
+        self.store_events();
         Ok((Step::new(self.changes, reply, self.events), self.account))
     }
 
@@ -226,13 +230,23 @@ impl<'a, 'c> Txn<'a, 'c> {
 
     /// Gives the app an event.
     pub(crate) fn emit(&mut self, event: AppEvent) -> Result<(), StoreError> {
-        let sequence = self.next_number("app_event")?;
-        self.put(
-            &herold_store::records::SequenceKey { sequence },
-            &AppEventRecord { event: event.clone() },
-        );
+        let sequence = match self.events.last() {
+            Some((last, _)) => last.saturating_add(1),
+            None => self.current_number(APP_EVENT)?,
+        };
         self.events.push((sequence, event));
         Ok(())
+    }
+
+    /// Stores the events given so far, as one row.
+    fn store_events(&mut self) {
+        let (Some((first, _)), Some((last, _))) = (self.events.first(), self.events.last()) else {
+            return;
+        };
+        let (key, next) = (SequenceKey { sequence: *first }, last.saturating_add(1));
+        let events = self.events.iter().map(|(_, event)| event.clone()).collect();
+        self.put(&key, &AppEventRecord { events });
+        self.put(&NameKey { name: APP_EVENT.to_owned() }, &CounterRecord { next });
     }
 
     /// Tells the app that something was dropped or noticed.

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError, Table};
+use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError};
 use rusqlite::params;
 
 use crate::{
     SqliteStore,
     error::{from_io, from_sqlite},
     mark::Demand,
+    schema::Place,
     wal,
 };
 
@@ -27,6 +28,7 @@ impl Store for SqliteStore {
             return Err(error);
         }
         // It is committed: from here on nothing may say otherwise.
+        self.resident.committed(changes);
         if full {
             self.marked = self.demand_log().is_ok();
         }
@@ -96,17 +98,19 @@ impl SqliteStore {
         #[cfg(test)]
         let mut left = self.fail_after.take();
         for (table, key, value) in changes.iter() {
+            let place = Place::of(table);
+            let key = place.key(key);
             #[cfg(test)]
             tests_fail(&mut left)?;
             let written = match value {
                 Some(value) => self
                     .connection
-                    .prepare_cached(&put(table))
-                    .and_then(|mut statement| statement.execute(params![key, value])),
+                    .prepare_cached(&put(place.table))
+                    .and_then(|mut statement| statement.execute(params![key.as_ref(), value])),
                 None => self
                     .connection
-                    .prepare_cached(&delete(table))
-                    .and_then(|mut statement| statement.execute(params![key])),
+                    .prepare_cached(&delete(place.table))
+                    .and_then(|mut statement| statement.execute(params![key.as_ref()])),
             };
             written.map_err(|error| from_sqlite(&error, doing))?;
         }
@@ -147,15 +151,14 @@ impl SqliteStore {
     }
 }
 
-fn put(table: Table) -> String {
+fn put(table: &str) -> String {
     format!(
-        "INSERT INTO t_{}(k, v) VALUES (?1, ?2) ON CONFLICT(k) DO UPDATE SET v = excluded.v",
-        table.name()
+        "INSERT INTO t_{table}(k, v) VALUES (?1, ?2) ON CONFLICT(k) DO UPDATE SET v = excluded.v"
     )
 }
 
-fn delete(table: Table) -> String {
-    format!("DELETE FROM t_{} WHERE k = ?1", table.name())
+fn delete(table: &str) -> String {
+    format!("DELETE FROM t_{table} WHERE k = ?1")
 }
 
 /// Fails as a full disk does when so many rows have been written, or all of them.

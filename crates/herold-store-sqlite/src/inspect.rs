@@ -2,7 +2,9 @@
 
 use herold_store::{StoreError, Table};
 
-use crate::{SqliteStore, error::from_sqlite};
+use rusqlite::params;
+
+use crate::{SqliteStore, error::from_sqlite, schema::Place};
 
 impl SqliteStore {
     /// How many rows each table has, in the order of [`Table::ALL`]. No secret.
@@ -12,8 +14,14 @@ impl SqliteStore {
     pub fn table_counts(&self) -> Result<Vec<(Table, u64)>, StoreError> {
         self.usable()?;
         let count = |table: &Table| -> rusqlite::Result<(Table, u64)> {
-            let sql = format!("SELECT count(*) FROM t_{}", table.name());
-            let rows: i64 = self.connection.query_row(&sql, [], |row| row.get(0))?;
+            let place = Place::of(*table);
+            let bounds = (place.key(&[]), place.end(None));
+            let (from, to) = (bounds.0.as_ref(), bounds.1.as_deref());
+            let sql = format!(
+                "SELECT count(*) FROM t_{} WHERE k >= ?1 AND (?2 IS NULL OR k < ?2)",
+                place.table
+            );
+            let rows: i64 = self.connection.query_row(&sql, params![from, to], |row| row.get(0))?;
             Ok((*table, rows.unsigned_abs()))
         };
         Table::ALL

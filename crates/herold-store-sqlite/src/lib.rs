@@ -35,6 +35,7 @@ mod lock;
 mod mark;
 mod open;
 mod read;
+mod resident;
 mod schema;
 mod wal;
 

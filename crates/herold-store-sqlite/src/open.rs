@@ -22,8 +22,12 @@ use crate::{
     header::{self, DataKey},
     lock::ProcessLock,
     mark::Mark,
+    resident::Resident,
     schema, wal,
 };
+
+/// Bytes of a page of the database: less than one is no database.
+const PAGE: u64 = 4096;
 
 /// A session store in a directory, open and locked for this process.
 ///
@@ -47,6 +51,7 @@ pub struct SqliteStore {
     /// A failed commit could not be taken back: no more reads, no more commits.
     pub(crate) broken: bool,
     pub(crate) checkpoint_pages: u32,
+    pub(crate) resident: Resident,
     #[cfg(test)]
     pub(crate) fail_after: Option<usize>,
     _lock: ProcessLock,
@@ -156,12 +161,14 @@ impl SqliteStore {
             ));
         }
         let no_log = std::fs::metadata(files.log()).map_or(true, |log| log.len() == 0);
+        let database = std::fs::metadata(files.database());
+        if database.map_err(|error| from_io(&error, "looking at the database"))?.len() < PAGE {
+            // SQLite would take it for a new one, and begin to write it.
+            return Err(StoreError::Corrupt("the database is cut".to_owned()));
+        }
         let frames = Arc::new(AtomicU32::new(log.map_or(0, |log| log.frames)));
         let mut connection = connect(&files.database(), data_key, options)?;
         let doing = "opening the database";
-        connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .map_err(|error| from_sqlite(&error, doing))?;
         let seen = Arc::clone(&frames);
         connection
             .wal_hook(Some(move |_: &mut Wal, pages| {
@@ -181,6 +188,7 @@ impl SqliteStore {
             synchronous: None,
             broken: false,
             checkpoint_pages: options.checkpoint_pages,
+            resident: Resident::default(),
             #[cfg(test)]
             fail_after: None,
             _lock: lock,
@@ -241,6 +249,9 @@ fn make_database(
     let mut connection = connect(&path, data_key, options)?;
     schema::create(&mut connection)?;
     // The last connection empties and removes the log.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map_err(|error| from_sqlite(&error, "making the database"))?;
     connection.close().map_err(|(_, error)| from_sqlite(&error, "making the database"))?;
     File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(made)
 }
@@ -256,6 +267,8 @@ fn connect(
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| from_sqlite(&error, doing))?;
     let configure = || -> rusqlite::Result<String> {
+        // A connection that is given up, because something is damaged, moves nothing out of the log.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // Whoever holds the store keeps it: waiting would not help.
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_prepared_statement_cache_capacity(512);

@@ -5,15 +5,21 @@ use std::ops::ControlFlow;
 use herold_store::{ScanControl, Snapshot, StoreError, Table, prefix_end};
 use rusqlite::{OptionalExtension, params, params_from_iter};
 
-use crate::{SqliteStore, error::from_sqlite};
+use crate::{SqliteStore, error::from_sqlite, resident::Rows, schema::Place};
 
 impl Snapshot for SqliteStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.usable()?;
+        if let Some(rows) = self.resident.table(table, || self.whole(table))? {
+            return Ok(rows.get(key));
+        }
+        let place = Place::of(table);
         let read = || -> rusqlite::Result<Option<Vec<u8>>> {
             self.connection
-                .prepare_cached(&format!("SELECT v FROM t_{} WHERE k = ?1", table.name()))?
-                .query_row(params![key], |row| Ok(row.get_ref(0)?.as_blob()?.to_vec()))
+                .prepare_cached(&format!("SELECT v FROM t_{} WHERE k = ?1", place.table))?
+                .query_row(params![place.key(key).as_ref()], |row| {
+                    Ok(row.get_ref(0)?.as_blob()?.to_vec())
+                })
                 .optional()
         };
         read().map_err(|error| from_sqlite(&error, "reading"))
@@ -27,7 +33,7 @@ impl Snapshot for SqliteStore {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
     ) -> Result<(), StoreError> {
         let start = from.map_or(prefix, |from| from.max(prefix));
-        self.range(table, start, prefix_end(prefix).as_deref(), "ASC", visit)
+        self.range(table, start, prefix_end(prefix).as_deref(), false, visit)
     }
 
     fn scan_back(
@@ -42,31 +48,61 @@ impl Snapshot for SqliteStore {
             (Some(before), Some(after)) => Some(before.min(after)),
             (before, after) => before.or(after),
         };
-        self.range(table, prefix, end, "DESC", visit)
+        self.range(table, prefix, end, true, visit)
     }
 }
 
 impl SqliteStore {
-    /// Visits the rows from `start` up to but without `end`, in this order.
+    /// Visits the rows from `start` up to but without `end`.
     fn range(
         &self,
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        order: &'static str,
+        backwards: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
     ) -> Result<(), StoreError> {
         self.usable()?;
+        if let Some(rows) = self.resident.table(table, || self.whole(table))? {
+            rows.visit(start, end, backwards, visit);
+            return Ok(());
+        }
+        self.range_on_disk(table, start, end, backwards, visit)
+    }
+
+    /// A table to be kept in memory; `None` if it is too large.
+    fn whole(&self, table: Table) -> Result<Option<Rows>, StoreError> {
+        let mut rows = Rows::default();
+        let mut fits = true;
+        self.range_on_disk(table, &[], None, false, &mut |key, value| {
+            fits = rows.put(key, value);
+            if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(fits.then_some(rows))
+    }
+
+    fn range_on_disk(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        backwards: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
+    ) -> Result<(), StoreError> {
+        let order = if backwards { "DESC" } else { "ASC" };
+        let place = Place::of(table);
+        let (start, end) = (place.key(start), place.end(end));
         let below = if end.is_some() { "AND k < ?2" } else { "" };
-        let name = table.name();
+        let name = place.table;
         let mut read = || -> rusqlite::Result<()> {
             let mut statement = self.connection.prepare_cached(&format!(
                 "SELECT k, v FROM t_{name} WHERE k >= ?1 {below} ORDER BY k {order}"
             ))?;
-            let mut rows = statement.query(params_from_iter(std::iter::once(start).chain(end)))?;
+            let bounds = std::iter::once(start.as_ref()).chain(end.as_deref());
+            let mut rows = statement.query(params_from_iter(bounds))?;
             while let Some(row) = rows.next()? {
                 let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
-                if visit(key, value) == ControlFlow::Break(()) {
+                if visit(place.strip(key), value) == ControlFlow::Break(()) {
                     break;
                 }
             }

@@ -3,7 +3,9 @@
 //! A released step is never changed: a new version is a new step at the end. The tables of a step are
 //! named here and not taken from [`Table::ALL`](herold_store::Table::ALL), which grows.
 
-use herold_store::StoreError;
+use std::borrow::Cow;
+
+use herold_store::{StoreError, Table};
 use rusqlite::Connection;
 
 use crate::error::from_sqlite;
@@ -17,27 +19,29 @@ enum Layout {
     Small,
     /// Rows in a tree of their own, found through an index of keys: ratchets, events, JSON.
     Large,
+    /// Rows in one tree with all others of this kind, behind this byte: the few small rows that nearly every
+    /// commit writes. A commit costs by the page, and so they share one.
+    Shared(u8),
 }
 
 enum Step {
     Table(&'static str, Layout),
 }
 
-use Layout::{Large, Small};
+use Layout::{Large, Shared, Small};
 
 /// The steps to each version, from 1.
 const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("account", Large),
     Step::Table("key_upload", Small),
     Step::Table("login", Small),
-    Step::Table("sync", Small),
+    Step::Table("sync", Shared(1)),
     Step::Table("policy", Small),
-    Step::Table("counter", Small),
+    Step::Table("counter", Shared(2)),
     Step::Table("olm_session", Large),
     Step::Table("olm_hash", Small),
     Step::Table("inbound_session", Large),
     Step::Table("outbound_session", Large),
-    Step::Table("outbound_counter", Small),
     Step::Table("share", Small),
     Step::Table("device", Large),
     Step::Table("device_by_key", Small),
@@ -55,13 +59,58 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("session_room", Small),
     Step::Table("withheld", Small),
     Step::Table("outbox", Large),
-    Step::Table("queue", Large),
-    Step::Table("app_event", Large),
-    Step::Table("backoff", Small),
+    Step::Table("queue", Shared(3)),
+    Step::Table("app_event", Shared(4)),
+    Step::Table("backoff", Shared(5)),
 ]];
 
 /// The newest version, which this code reads and writes.
 pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// Where a table's rows are: the name of the SQL table, and what stands before each key there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) table: &'static str,
+    pub(crate) prefix: Option<u8>,
+}
+
+/// The SQL table of the rows that share one.
+const SHARED: &str = "shared";
+
+impl Place {
+    pub(crate) fn of(table: Table) -> Self {
+        let layout = MIGRATIONS.iter().copied().flatten().find_map(|step| match step {
+            Step::Table(name, layout) if *name == table.name() => Some(*layout),
+            Step::Table(..) => None,
+        });
+        match layout {
+            Some(Shared(prefix)) => Self { table: SHARED, prefix: Some(prefix) },
+            _ => Self { table: table.name(), prefix: None },
+        }
+    }
+
+    /// A row's key as it stands in the SQL table.
+    pub(crate) fn key<'a>(&self, key: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.prefix {
+            None => Cow::Borrowed(key),
+            Some(prefix) => Cow::Owned([&[prefix], key].concat()),
+        }
+    }
+
+    /// The end of a range as it stands in the SQL table; where it has none, that of the logical table.
+    pub(crate) fn end<'a>(&self, end: Option<&'a [u8]>) -> Option<Cow<'a, [u8]>> {
+        match (end, self.prefix) {
+            (Some(end), _) => Some(self.key(end)),
+            (None, Some(prefix)) => Some(Cow::Owned(vec![prefix + 1])),
+            (None, None) => None,
+        }
+    }
+
+    /// The row's key, from one of the SQL table.
+    pub(crate) fn strip<'a>(&self, key: &'a [u8]) -> &'a [u8] {
+        key.get(usize::from(self.prefix.is_some())..).unwrap_or_default()
+    }
+}
 
 /// Gives a new database its tables.
 pub(crate) fn create(connection: &mut Connection) -> Result<(), StoreError> {
@@ -89,6 +138,9 @@ fn migrate_from(connection: &mut Connection, found: u32) -> Result<(), StoreErro
         let transaction = connection.transaction()?;
         for step in MIGRATIONS.iter().skip(found as usize).copied().flatten() {
             match step {
+                Step::Table(_, Shared(_)) => transaction.execute_batch(&format!(
+                    "CREATE TABLE IF NOT EXISTS t_{SHARED}(k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"
+                ))?,
                 Step::Table(name, Small) => transaction.execute_batch(&format!(
                     "CREATE TABLE t_{name}(k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"
                 ))?,
@@ -107,8 +159,6 @@ fn migrate_from(connection: &mut Connection, found: u32) -> Result<(), StoreErro
 mod tests {
     use std::collections::BTreeSet;
 
-    use herold_store::Table;
-
     use super::*;
 
     #[test]
@@ -119,8 +169,25 @@ mod tests {
             connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
         let made: BTreeSet<String> =
             query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        let asked = Table::ALL.iter().map(|table| format!("t_{}", table.name())).collect();
+        let asked =
+            Table::ALL.iter().map(|table| format!("t_{}", Place::of(*table).table)).collect();
         assert_eq!(made, asked, "a new table is a new migration step");
+    }
+
+    #[test]
+    fn tables_that_share_one_do_not_meet_in_it() {
+        let mut prefixes = BTreeSet::new();
+        let mut steps = MIGRATIONS.iter().copied().flatten();
+        assert!(steps.all(|step| match step {
+            Step::Table(_, Shared(prefix)) => *prefix < u8::MAX && prefixes.insert(*prefix),
+            Step::Table(..) => true,
+        }));
+        assert!(prefixes.len() > 1);
+        let place = Place::of(Table::Queue);
+        assert_eq!(place.strip(&place.key(b"key")), b"key");
+        assert!(place.end(None).unwrap() > place.key(&[255; 300]));
+        let own = Place::of(Table::Event);
+        assert_eq!((own.key(b"key").as_ref(), own.end(None)), (b"key".as_slice(), None));
     }
 
     #[test]

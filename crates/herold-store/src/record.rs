@@ -46,8 +46,6 @@ tables! {
     InboundSession = "inbound_session",
     /// Room keys that room messages are encrypted with.
     OutboundSession = "outbound_session",
-    /// How many messages an outbound session has encrypted.
-    OutboundCounter = "outbound_counter",
     /// Who was given which room key.
     Share = "share",
     /// Devices of users.

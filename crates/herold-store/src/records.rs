@@ -94,7 +94,7 @@ macro_rules! record_key {
         $(#[$doc])*
         ///
         /// Sorts as its rows do: by the bytes of the key.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)+ }
 
         impl PartialOrd for $name {
@@ -476,16 +476,6 @@ pub struct OutboundSessionRecord {
     pub retry_at: Option<Timestamp>,
 }
 record!(OutboundSessionRecord, RoomKey, OutboundSession);
-
-/// How many messages the outbound session has encrypted, counted across restarts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutboundCounterRecord {
-    /// The session counted.
-    pub session_id: SessionId,
-    /// The messages.
-    pub messages: u64,
-}
-record!(OutboundCounterRecord, RoomKey, OutboundCounter);
 
 /// How far the sharing of a session with a device has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -253,3 +253,50 @@ fn answers_twice_and_out_of_order_change_nothing() {
     each_once(&world, &room);
     clean(&world);
 }
+
+/// Events are numbered one by one, whatever rows they share: each acknowledgement takes away exactly what
+/// it names, and reading goes on from any number.
+#[test]
+fn app_events_are_acknowledged_one_by_one() {
+    let mut world = World::new(410);
+    let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
+    let room = world.make_room(&[alice, bob]);
+    world.settle();
+    // One sync of Bob's brings them all.
+    world.set_online(bob, false);
+    for n in 0..6 {
+        world.queue(alice, &room, &format!("message {n}"));
+        world.settle();
+    }
+    world.set_online(bob, true);
+    let request = world
+        .command(bob, |engine| engine.read(|machine, snapshot| machine.sync_request(snapshot, 0)));
+    let response = world.call_http(bob, &request.unwrap()).to_string();
+    world.command(bob, |engine| {
+        engine.step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, response.as_bytes()))
+    });
+    let after = |world: &mut World, from: Option<u64>, limit: usize| -> Vec<u64> {
+        let events = world.command(bob, |engine| {
+            engine.read(|machine, snapshot| machine.events_after(snapshot, from, limit))
+        });
+        events.unwrap().into_iter().map(|(sequence, _)| sequence).collect()
+    };
+    let all = after(&mut world, None, usize::MAX);
+    assert!(all.len() > 5, "{all:?}");
+    assert!(all.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a number is missing: {all:?}");
+    for place in 0..all.len() {
+        assert_eq!(after(&mut world, Some(all[place]), usize::MAX), all[place + 1..]);
+        assert_eq!(
+            after(&mut world, Some(all[place]), 3),
+            all[place + 1..].iter().copied().take(3).collect::<Vec<_>>()
+        );
+    }
+    for (place, last) in all.iter().enumerate().step_by(3) {
+        world.command(bob, |engine| {
+            engine.step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, *last))
+        });
+        world.restart(bob);
+        assert_eq!(after(&mut world, None, usize::MAX), all[place + 1..]);
+        assert_eq!(after(&mut world, Some(*last), usize::MAX), all[place + 1..]);
+    }
+}

@@ -165,3 +165,27 @@ fn a_power_loss_during_the_first_upload_leaves_one_set_of_keys() {
         clean(&world);
     }
 }
+
+// Found by the fuzz target `two_clients`.
+#[test]
+fn a_block_survives_a_power_loss() {
+    let mut world = World::new(71);
+    let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
+    world.make_room(&[alice, bob]);
+    let (user, device) = (world.devices[bob].user_id.clone(), world.devices[bob].device_id.clone());
+    let block = |world: &mut World, blocked: bool| {
+        let done = world.command(alice, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.set_blocked(snapshot, cx, &user, device.as_str().into(), blocked)
+            })
+        });
+        done.unwrap();
+        world.lose_power(alice);
+        let devices = world
+            .command(alice, |engine| engine.read(|machine, store| machine.devices(store, &user)))
+            .unwrap();
+        devices.devices.iter().map(|view| view.blocked).collect::<Vec<_>>()
+    };
+    assert_eq!(block(&mut world, true), [true]);
+    assert_eq!(block(&mut world, false), [false]);
+}

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use vodozemac::Ed25519PublicKey;
 use vodozemac::megolm::{self, ExportedSessionKey, SessionConfig, SessionKey, SessionOrdering};
 use zeroize::Zeroizing;
 
@@ -138,12 +137,11 @@ impl InboundGroupSession {
 
     /// The session id is the signing key; a signing key of small order ends here.
     fn accept(session: megolm::InboundGroupSession) -> Result<Self, MegolmError> {
-        let signing_key = Ed25519PublicKey::from_base64(&session.session_id())
-            .map_err(|_| MegolmError::Malformed)?;
-        if is_low_order_ed25519(&signing_key) {
-            return Err(MegolmError::LowOrderKey);
+        match is_low_order_ed25519(&session.session_id()) {
+            Some(false) => Ok(Self(session)),
+            Some(true) => Err(MegolmError::LowOrderKey),
+            None => Err(MegolmError::Malformed),
         }
-        Ok(Self(session))
     }
 }
 

@@ -34,7 +34,7 @@ impl Account {
 
     /// The public halves of the identity keys.
     pub fn identity_keys(&self) -> IdentityKeys {
-        IdentityKeys { curve25519: self.0.curve25519_key(), ed25519: self.0.ed25519_key() }
+        IdentityKeys { curve25519: self.0.curve25519_key(), ed25519: self.0.ed25519_key().into() }
     }
 
     /// Signs `message` with the device's Ed25519 key.

@@ -257,6 +257,56 @@ fn a_refused_store_is_left_as_it_was() {
     assert_eq!(outcome(&place, &raw(1), &expected, "found"), Outcome::Same);
 }
 
+/// The files of a store but for the note of who holds it.
+fn files(place: &Place) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let entries = fs::read_dir(place.store()).unwrap().map(Result::unwrap);
+    let mut files: Vec<_> = entries
+        .filter(|entry| entry.file_name() != "herold.lock")
+        .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+// Found by the fuzz target `store_file`.
+#[test]
+fn a_store_with_a_damaged_database_keeps_its_log() {
+    let (place, _) = killed();
+    let mut whole = fs::read(place.file("herold.db")).unwrap();
+    for at in (100..whole.len()).step_by(4096) {
+        whole[at] ^= 1;
+    }
+    // Cut too, so that pages are missing that the log does not have.
+    fs::write(place.file("herold.db"), &whole[..whole.len() / 2]).unwrap();
+    let mut log = fs::read(place.file("herold.db-wal")).unwrap();
+    log[32 + 24 + 100] ^= 1;
+    for damaged_log in [false, true] {
+        if damaged_log {
+            fs::write(place.file("herold.db-wal"), &log).unwrap();
+        }
+        let before = files(&place);
+        let opened = SqliteStore::open(place.store(), &raw(1), &cheap());
+        if opened.is_err() {
+            assert!(files(&place) == before, "an opening that failed has changed a file");
+        }
+    }
+}
+
+// Found by the fuzz target `store_file`.
+#[test]
+fn a_database_of_less_than_a_page_is_damage_and_stays_as_it_is() {
+    for (place, _) in [closed(), killed()] {
+        let whole = fs::read(place.file("herold.db")).unwrap();
+        for length in [0, 1, 511, 512, 4095] {
+            fs::write(place.file("herold.db"), &whole[..length]).unwrap();
+            let before = files(&place);
+            let opened = SqliteStore::open(place.store(), &raw(1), &cheap());
+            assert!(matches!(opened, Err(StoreError::Corrupt(_))), "{length}: {opened:?}");
+            assert!(files(&place) == before, "an opening that failed has changed a file");
+        }
+    }
+}
+
 #[test]
 fn a_lost_file_is_damage_and_never_a_new_store() {
     let (place, rows) = closed();

@@ -181,8 +181,6 @@ samples! {
         member_generation: 13,
         retry_at: None,
     },
-    OutboundCounterRecord: RoomKey { room_id: room() }
-        => OutboundCounterRecord { session_id: session(), messages: 42 },
     ShareRecord: ShareKey { session_id: session(), user_id: user(), device_id: device_id() }
         => ShareRecord {
             curve25519: curve(),

@@ -1,0 +1,271 @@
+//! Herold's side: the engine on its SQLCipher store, driven as the client drives it.
+
+use std::{path::Path, sync::Arc};
+
+use bench_work::{Directory, ROOM, Shared, Side};
+use herold::{
+    Answer, Body, Engine, OsEntropy, Outgoing, Policy, Recipients, RoomId, SqliteStore, StoreKey,
+    StoreOptions, SystemClock, UserId,
+};
+use herold_store::{SnapshotExt as _, records::InboundSessionRecord};
+use serde_json::{Value, json};
+
+/// Both sides' stores are encrypted with a key of the host's.
+const STORE_KEY: [u8; 32] = [7; 32];
+
+fn main() {
+    bench_work::main::<Herold>();
+}
+
+struct Herold {
+    engine: Engine,
+    /// The request of the message that is on its way.
+    sending: Option<Outgoing>,
+    syncs: u64,
+    events: u64,
+}
+
+impl Side for Herold {
+    /// A sync response.
+    type Batch = Vec<u8>;
+    type Response = Vec<u8>;
+
+    fn open(folder: &Path, user: &str, device: &str) -> Self {
+        let key = StoreKey::raw(STORE_KEY);
+        let store = SqliteStore::open_or_create(folder, &key, &StoreOptions::default())
+            .expect("the store opens");
+        let policy = Policy { recipients: Recipients::AllDevices, ..Policy::default() };
+        let clock = Arc::new(SystemClock);
+        let engine = if folder.join("made").exists() {
+            Engine::load(Box::new(store), clock, Box::new(OsEntropy))
+        } else {
+            std::fs::write(folder.join("made"), "").expect("the folder can be written to");
+            let user = UserId::parse(user).expect("a user id");
+            Engine::create(
+                Box::new(store),
+                user,
+                device.into(),
+                policy,
+                None,
+                clock,
+                Box::new(OsEntropy),
+            )
+        };
+        Self { engine: engine.expect("an engine"), sending: None, syncs: 0, events: 0 }
+    }
+
+    fn upload(&mut self) -> Value {
+        let mut asked = json!({});
+        for request in self.engine.due_requests().expect("requests are made").reply {
+            if request.kind() == "keys_upload" {
+                asked = body(&request);
+                self.answer(&request, r#"{"one_time_key_counts":{"signed_curve25519":50}}"#);
+            } else {
+                self.engine.abandon(&request.id);
+            }
+        }
+        asked
+    }
+
+    fn enter(&mut self, server: &dyn Directory) {
+        let own = self.engine.machine().user_id().to_string();
+        let mut state = self.members(server);
+        state.push(json!({
+            "type": "m.room.encryption",
+            "state_key": "",
+            "sender": own,
+            "event_id": "$encryption",
+            "origin_server_ts": 2,
+            "content": { "algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": 10_000 },
+        }));
+        let response = json!({
+            "next_batch": "entered",
+            "rooms": { "join": { ROOM: {
+                "state": { "events": state },
+                "timeline": { "events": [], "limited": false },
+            } } },
+        });
+        self.take(response.to_string().as_bytes());
+        self.queue("hello");
+        self.send_off(server);
+        self.accepted();
+    }
+
+    fn share(&mut self, server: &dyn Directory, text: &str) -> Shared {
+        self.engine
+            .step(|machine, snapshot, cx| machine.discard_room_key(snapshot, cx, room()))
+            .expect("the key can be dropped");
+        self.queue(text);
+        self.send_off(server)
+    }
+
+    fn encrypt(&mut self, text: &str) -> Value {
+        self.queue(text);
+        let mut due = self.engine.due_requests().expect("requests are made").reply;
+        let kinds: Vec<&str> = due.iter().map(Outgoing::kind).collect();
+        assert_eq!(kinds, ["send"], "the message is the only request");
+        let content = body(&due[0]);
+        self.sending = due.pop();
+        content
+    }
+
+    fn send(&mut self, text: &str) -> Value {
+        self.encrypt(text) // it always looks
+    }
+
+    fn accepted(&mut self) {
+        let request = self.sending.take().expect("a message is on its way");
+        self.events += 1;
+        let sent = json!({ "event_id": format!("$sent{}", self.events) }).to_string();
+        self.answer(&request, &sent);
+        self.acknowledge();
+    }
+
+    fn batch(events: &[Value]) -> Self::Batch {
+        let response = json!({
+            "next_batch": events[0]["event_id"],
+            "device_one_time_keys_count": { "signed_curve25519": 50 },
+            "device_unused_fallback_key_types": ["signed_curve25519"],
+            "rooms": { "join": { ROOM: {
+                "state": { "events": [] },
+                "timeline": { "events": events, "limited": false },
+            } } },
+        });
+        response.to_string().into_bytes()
+    }
+
+    fn decrypt(&mut self, batch: &Self::Batch) {
+        self.take(batch);
+    }
+
+    fn texts(&mut self, batch: &Self::Batch) -> Vec<String> {
+        let response: Value = serde_json::from_slice(batch).expect("JSON");
+        let events = &response["rooms"]["join"][ROOM]["timeline"]["events"];
+        let count = events.as_array().expect("events").len();
+        let shown = self
+            .engine
+            .read(|machine, snapshot| machine.timeline(snapshot, room(), count))
+            .expect("the timeline can be read");
+        self.acknowledge();
+        shown
+            .iter()
+            .map(|event| {
+                let clear = event.body.as_ref().expect("it is decrypted");
+                let content: Value = serde_json::from_str(&clear.content).expect("JSON");
+                content["body"].as_str().expect("a text").to_owned()
+            })
+            .collect()
+    }
+
+    fn response(&mut self, to_device: &[Value]) -> Self::Response {
+        self.syncs += 1;
+        let response = json!({
+            "next_batch": format!("s{}", self.syncs),
+            "device_one_time_keys_count": { "signed_curve25519": 50 },
+            "device_unused_fallback_key_types": ["signed_curve25519"],
+            "to_device": { "events": to_device },
+        });
+        response.to_string().into_bytes()
+    }
+
+    fn sync(&mut self, response: &Self::Response) {
+        self.take(response);
+    }
+
+    fn room_keys(&mut self) -> usize {
+        let own = self.engine.machine().identity_keys().curve25519;
+        let keys = self.engine.snapshot().list::<InboundSessionRecord>(&[], usize::MAX);
+        let keys = keys.expect("the keys can be listed");
+        keys.iter().filter(|(_, record)| record.sender_key != own).count()
+    }
+}
+
+impl Herold {
+    fn take(&mut self, response: &[u8]) {
+        self.engine
+            .step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, response))
+            .expect("the response is taken");
+    }
+
+    /// The room's membership events.
+    fn members(&self, server: &dyn Directory) -> Vec<Value> {
+        let own = self.engine.machine().user_id().to_string();
+        let users = server.users();
+        let member = |user: &String| {
+            json!({
+                "type": "m.room.member",
+                "state_key": user,
+                "sender": user,
+                "event_id": format!("$member{user}"),
+                "origin_server_ts": 1,
+                "content": { "membership": "join" },
+            })
+        };
+        users.iter().chain(std::iter::once(&own)).map(member).collect()
+    }
+
+    fn queue(&mut self, text: &str) {
+        let content = json!({ "msgtype": "m.text", "body": text });
+        self.engine
+            .step(|machine, snapshot, cx| {
+                machine.queue_event(snapshot, cx, room(), "m.room.message", &content, None)
+            })
+            .expect("it is queued");
+    }
+
+    /// Answers everything up to the message itself.
+    fn send_off(&mut self, server: &dyn Directory) -> Shared {
+        let mut to_device = Vec::new();
+        loop {
+            let due = self.engine.due_requests().expect("requests are made").reply;
+            assert!(!due.is_empty(), "the message goes out");
+            for request in due {
+                let asked = body(&request);
+                let answer = match request.kind() {
+                    "send" => {
+                        self.sending = Some(request);
+                        return Shared { to_device, first: asked };
+                    }
+                    "members" => json!({ "chunk": self.members(server) }).to_string(),
+                    "keys_query" => server.keys_query(&asked).to_string(),
+                    "keys_claim" => server.keys_claim(&asked).to_string(),
+                    "send_to_device" => {
+                        to_device.push(asked);
+                        "{}".to_owned()
+                    }
+                    other => panic!("not expected: {other}"),
+                };
+                self.answer(&request, &answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Outgoing, body: &str) {
+        let answer = Answer::Response { status: 200, retry_after_ms: None, body: body.as_bytes() };
+        self.engine.answer(request, answer).expect("the answer is taken");
+    }
+
+    /// The app has seen everything so far.
+    fn acknowledge(&mut self) {
+        let events = self
+            .engine
+            .read(|machine, snapshot| machine.events_after(snapshot, None, usize::MAX))
+            .expect("events can be listed");
+        let Some((last, _)) = events.last() else { return };
+        let last = *last;
+        self.engine
+            .step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, last))
+            .expect("events can be acknowledged");
+    }
+}
+
+fn body(request: &Outgoing) -> Value {
+    match &request.http.body {
+        Body::Json(text) => serde_json::from_str(text).expect("JSON"),
+        _ => Value::Null,
+    }
+}
+
+fn room() -> &'static RoomId {
+    <&RoomId>::try_from(ROOM).expect("a room id")
+}

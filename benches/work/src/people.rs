@@ -1,0 +1,329 @@
+//! The people in the room: devices made of vodozemac alone, with everything a server would say about them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use vodozemac::{
+    Curve25519PublicKey,
+    megolm::{self, GroupSession, InboundGroupSession},
+    olm::{Account, OlmMessage, Session, SessionConfig},
+};
+
+use crate::side::{ROOM, TEXT};
+
+/// Devices a user has.
+const DEVICES_EACH: usize = 4;
+
+/// What a side asks of the homeserver to know the room's devices.
+pub trait Directory {
+    /// The users in the room, the measured one aside.
+    fn users(&self) -> Vec<String>;
+    /// The answer of `POST /keys/query` with this body.
+    fn keys_query(&self, body: &Value) -> Value;
+    /// The answer of `POST /keys/claim` with this body.
+    fn keys_claim(&self, body: &Value) -> Value;
+}
+
+/// One device at the other end.
+pub struct Peer {
+    pub user: String,
+    pub device: String,
+    account: Account,
+    one_time_key: Value,
+    olm: Option<Session>,
+    group: GroupSession,
+    /// The newest room key it got from the side under test.
+    heard: Option<InboundGroupSession>,
+}
+
+/// All people in the room but the one whose side is measured.
+pub struct People {
+    pub peers: Vec<Peer>,
+    /// The measured side's device: its keys and one of its one-time keys.
+    to: Option<Measured>,
+    counter: u64,
+}
+
+struct Measured {
+    device_keys: Value,
+    user: String,
+    curve25519: Curve25519PublicKey,
+    ed25519: String,
+}
+
+impl People {
+    /// So many devices, four to a user.
+    pub fn new(devices: usize) -> Self {
+        let peers = (0..devices)
+            .map(|n| {
+                let user = n / DEVICES_EACH;
+                Peer::new(format!("@user{user}:bench.local"), format!("DEVICE{n:05}"))
+            })
+            .collect();
+        Self { peers, to: None, counter: 0 }
+    }
+
+    /// Takes the body of the measured side's `POST /keys/upload`.
+    pub fn learn(&mut self, upload: &Value) {
+        let keys = &upload["device_keys"];
+        let find = |algorithm: &str| {
+            let keys = keys["keys"].as_object().expect("the upload has device keys");
+            let place = keys.iter().find(|(id, _)| id.starts_with(algorithm));
+            place.and_then(|(_, key)| key.as_str()).expect("the upload has the key").to_owned()
+        };
+        self.to = Some(Measured {
+            device_keys: keys.clone(),
+            user: keys["user_id"].as_str().expect("the upload names its user").to_owned(),
+            curve25519: Curve25519PublicKey::from_base64(&find("curve25519:")).expect("a key"),
+            ed25519: find("ed25519:"),
+        });
+    }
+
+    /// Delivers the bodies of `PUT /sendToDevice/m.room.encrypted/...`; answers how many devices got a
+    /// room key by them. A device that cannot read what it got is a failure of the measurement.
+    pub fn deliver(&mut self, bodies: &[Value]) -> usize {
+        let from = self.to.as_ref().expect("the measured side is known").curve25519;
+        let mut reached = 0;
+        for peer in &mut self.peers {
+            for body in bodies {
+                let content = &body["messages"][&peer.user][&peer.device];
+                if content.is_object() {
+                    peer.take_room_key(from, content);
+                    reached += 1;
+                }
+            }
+        }
+        reached
+    }
+
+    /// Decrypts an `m.room.encrypted` content of the measured side as each of `how_many` people; all must
+    /// read the same text.
+    pub fn read(&mut self, content: &Value, how_many: usize) -> String {
+        let texts: Vec<String> =
+            self.peers.iter_mut().take(how_many).map(|peer| peer.read(content)).collect();
+        assert!(!texts.is_empty() && texts.iter().all(|text| *text == texts[0]));
+        texts[0].clone()
+    }
+
+    /// To-device events with `count` new room keys, from all people in turn, by established Olm channels.
+    pub fn room_keys(&mut self, count: usize) -> Vec<Value> {
+        let peers = self.peers.len();
+        (0..count)
+            .map(|n| self.room_key_of(n % peers, &GroupSession::new(Default::default())))
+            .collect()
+    }
+
+    /// The to-device event by which the peer gives its own session for the room.
+    pub fn own_room_key(&mut self, peer: usize) -> Value {
+        let fresh = GroupSession::new(Default::default());
+        let event = self.room_key_of(peer, &fresh);
+        self.peers[peer].group = fresh;
+        event
+    }
+
+    fn room_key_of(&mut self, peer: usize, session: &GroupSession) -> Value {
+        let to = self.to.as_ref().expect("the measured side is known");
+        let peer = &mut self.peers[peer];
+        let key = session.session_key();
+        let payload = json!({
+            "type": "m.room_key",
+            "content": {
+                "algorithm": "m.megolm.v1.aes-sha2",
+                "room_id": ROOM,
+                "session_id": session.session_id(),
+                "session_key": key.to_base64(),
+            },
+            "sender": peer.user,
+            "recipient": to.user,
+            "recipient_keys": { "ed25519": to.ed25519 },
+            "keys": { "ed25519": peer.account.ed25519_key().to_base64() },
+            "sender_device_keys": peer.device_keys(),
+        });
+        let olm = peer.olm.as_mut().expect("an established channel");
+        let (kind, ciphertext) = olm.encrypt(payload.to_string()).expect("it encrypts").to_parts();
+        json!({
+            "type": "m.room.encrypted",
+            "sender": peer.user,
+            "content": {
+                "algorithm": "m.olm.v1.curve25519-aes-sha2",
+                "sender_key": peer.account.curve25519_key().to_base64(),
+                "ciphertext": { to.curve25519.to_base64(): { "type": kind, "body": base64(&ciphertext) } },
+                "org.matrix.msgid": self.counter.to_string(),
+            },
+        })
+    }
+
+    /// `count` encrypted room events of one peer's session, as a server delivers them.
+    pub fn messages(&mut self, peer: usize, count: usize) -> Vec<Value> {
+        (0..count)
+            .map(|_| {
+                self.counter += 1;
+                let counter = self.counter;
+                self.peers[peer].message(counter)
+            })
+            .collect()
+    }
+}
+
+impl Directory for People {
+    fn users(&self) -> Vec<String> {
+        let mut users: Vec<String> = self.peers.iter().map(|peer| peer.user.clone()).collect();
+        users.dedup();
+        users
+    }
+
+    fn keys_query(&self, body: &Value) -> Value {
+        let mut users: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+        for peer in self.peers.iter().filter(|peer| body["device_keys"][&peer.user].is_array()) {
+            users.entry(&peer.user).or_default().insert(peer.device.clone(), peer.device_keys());
+        }
+        if let Some(own) = &self.to
+            && body["device_keys"][&own.user].is_array()
+        {
+            let device = own.device_keys["device_id"].as_str().expect("a device id");
+            users.entry(&own.user).or_default().insert(device.to_owned(), own.device_keys.clone());
+        }
+        json!({ "device_keys": users, "failures": {} })
+    }
+
+    fn keys_claim(&self, body: &Value) -> Value {
+        let mut users: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+        let wanted = |peer: &&Peer| body["one_time_keys"][&peer.user][&peer.device].is_string();
+        for peer in self.peers.iter().filter(wanted) {
+            let devices = users.entry(&peer.user).or_default();
+            devices.insert(peer.device.clone(), peer.one_time_key.clone());
+        }
+        json!({ "one_time_keys": users, "failures": {} })
+    }
+}
+
+impl Peer {
+    fn new(user: String, device: String) -> Self {
+        let mut account = Account::new();
+        account.generate_one_time_keys(1);
+        let (id, key) =
+            account.one_time_keys().into_iter().next().expect("a one-time key was made");
+        let mut one_time_key = json!({ "key": key.to_base64() });
+        sign(&account, &user, &device, &mut one_time_key);
+        account.mark_keys_as_published();
+        Self {
+            one_time_key: json!({ format!("signed_curve25519:{}", id.to_base64()): one_time_key }),
+            user,
+            device,
+            account,
+            olm: None,
+            group: GroupSession::new(Default::default()),
+            heard: None,
+        }
+    }
+
+    fn device_keys(&self) -> Value {
+        let (user, device) = (&self.user, &self.device);
+        let mut keys = json!({
+            "user_id": user,
+            "device_id": device,
+            "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
+            "keys": {
+                format!("curve25519:{device}"): self.account.curve25519_key().to_base64(),
+                format!("ed25519:{device}"): self.account.ed25519_key().to_base64(),
+            },
+        });
+        sign(&self.account, user, device, &mut keys);
+        keys
+    }
+
+    fn take_room_key(&mut self, from: Curve25519PublicKey, content: &Value) {
+        let message = &content["ciphertext"][self.account.curve25519_key().to_base64()];
+        let kind = message["type"].as_u64().expect("a message type") as usize;
+        let body = unbase64(message["body"].as_str().expect("a body"));
+        let message = OlmMessage::from_parts(kind, &body).expect("an Olm message");
+        let plaintext = match (&message, &mut self.olm) {
+            (OlmMessage::PreKey(first), None) => {
+                let made = self
+                    .account
+                    .create_inbound_session(SessionConfig::version_1(), from, first)
+                    .expect("our one-time key was used");
+                self.olm = Some(made.session);
+                made.plaintext
+            }
+            (_, Some(session)) => session.decrypt(&message).expect("it decrypts"),
+            _ => panic!("a message without a channel"),
+        };
+        let payload: Value = serde_json::from_slice(&plaintext).expect("JSON");
+        assert_eq!(payload["type"], "m.room_key");
+        let key = payload["content"]["session_key"].as_str().expect("a key");
+        let key = megolm::SessionKey::from_base64(key).expect("a key");
+        self.heard = Some(InboundGroupSession::new(&key, Default::default()));
+    }
+
+    fn read(&mut self, content: &Value) -> String {
+        let heard = self.heard.as_mut().expect("the room key has come");
+        assert_eq!(content["session_id"], heard.session_id());
+        let ciphertext = content["ciphertext"].as_str().expect("a ciphertext");
+        let message = megolm::MegolmMessage::from_base64(ciphertext).expect("a message");
+        let plaintext = heard.decrypt(&message).expect("it decrypts").plaintext;
+        let payload: Value = serde_json::from_slice(&plaintext).expect("JSON");
+        payload["content"]["body"].as_str().expect("a text").to_owned()
+    }
+
+    fn message(&mut self, counter: u64) -> Value {
+        let payload = json!({
+            "type": "m.room.message",
+            "room_id": ROOM,
+            "content": { "msgtype": "m.text", "body": format!("{TEXT} {counter}") },
+        });
+        let ciphertext = self.group.encrypt(payload.to_string());
+        json!({
+            "type": "m.room.encrypted",
+            "sender": self.user,
+            "event_id": format!("$event{counter}"),
+            "origin_server_ts": 1_700_000_000_000_u64 + counter,
+            "content": {
+                "algorithm": "m.megolm.v1.aes-sha2",
+                "sender_key": self.account.curve25519_key().to_base64(),
+                "device_id": self.device,
+                "session_id": self.group.session_id(),
+                "ciphertext": ciphertext.to_base64(),
+            },
+        })
+    }
+
+    /// The session it writes with now, as somebody else holds it.
+    pub fn group_as_inbound(&self) -> InboundGroupSession {
+        InboundGroupSession::new(&self.group.session_key(), Default::default())
+    }
+}
+
+/// Signs a JSON object as the specification's appendix "Signing JSON" says.
+fn sign(account: &Account, user: &str, device: &str, object: &mut Value) {
+    let signature = account.sign(canonical(object)).to_base64();
+    object["signatures"] = json!({ user: { format!("ed25519:{device}"): signature } });
+}
+
+/// Canonical JSON, for the plain objects of this crate.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(object) => {
+            let sorted: BTreeMap<_, _> = object.iter().collect();
+            let fields: Vec<String> = sorted
+                .iter()
+                .map(|(key, value)| format!("{}:{}", json!(key), canonical(value)))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes)
+}
+
+fn unbase64(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).expect("base64")
+}

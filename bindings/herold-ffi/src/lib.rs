@@ -1,0 +1,68 @@
+//! Herold for other languages: Kotlin, Swift and Python, by uniffi.
+//!
+//! Translation only: records, objects and enums, which stand for those of [`herold`]. The rules:
+//!
+//! - A method that touches the store or the network is `async`. Its work is done on the client's own
+//!   threads, never on the caller's.
+//! - Errors are [`HeroldError`], whose variants say what the app should do. A panic is one too, and
+//!   leaves the client usable.
+//! - There are two callbacks, [`WakeUp`] and [`LogSink`]. Each is called on a thread of its own, so
+//!   one that is slow or fails holds up nothing but itself. Events are not called back but pulled.
+//! - [`Client::close`] frees threads, files, sockets and the store's lock. What is called after it is
+//!   [`HeroldError::Closed`].
+//! - Ids are strings outside and parsed at the border; lengths and sizes are bounded there.
+//! - Passwords and store keys are wiped when no longer needed. uniffi's transfer buffers and the other
+//!   language's own strings cannot be.
+
+#![deny(unsafe_code)]
+
+#[cfg(not(panic = "unwind"))]
+compile_error!(
+    "a panic must become an error, not the end of the app: build with panic = \"unwind\""
+);
+
+mod callback;
+mod client;
+mod config;
+mod error;
+mod event;
+mod host;
+mod input;
+mod log;
+mod notice;
+#[cfg(feature = "provoke-panic")]
+mod provoke;
+mod rooms;
+mod timeline;
+
+pub use callback::{CallbackFailed, WakeUp};
+pub use client::Client;
+pub use config::{ClientConfig, Deployment, LeastTrust, Policy, Recipients, StoreKey};
+pub use error::HeroldError;
+pub use event::{Event, NumberedEvent};
+pub use host::end_everything;
+pub use log::{LogLevel, LogRecord, LogSink, set_log_sink};
+pub use notice::{DropReason, Notice};
+pub use rooms::{
+    Device, Download, HistoryVisibility, Member, Membership, Room, RoomPreset, RoomSettings,
+    UserDevices,
+};
+pub use timeline::{Content, Shield, ShieldReason, TextKind, TimelineEvent, WhyUnreadable};
+
+use herold::SecretString;
+
+uniffi::setup_scaffolding!("herold");
+
+// A password or passphrase: a string outside, wiped memory in here from the first moment.
+uniffi::custom_type!(SecretString, String, {
+    remote,
+    try_lift: |text| Ok(SecretString::new(text)),
+    lower: |secret| secret.as_str().to_owned(),
+});
+
+/// The version of this library.
+#[uniffi::export]
+#[must_use]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}

@@ -1,0 +1,160 @@
+//! [`Hot`]: live objects, so that they need not be made again for each message.
+
+use std::collections::{BTreeMap, HashMap};
+
+use herold_crypto::{
+    Account, Ed25519PublicKey, InboundGroupSession, OlmSession, OutboundGroupSession, SessionId,
+    ed25519_from_base64,
+};
+use herold_store::{
+    StoreError,
+    records::{
+        InboundSessionRecord, OlmSessionKey, OlmSessionRecord, OutboundSessionRecord,
+        RoomSessionKey,
+    },
+};
+use herold_trust::{Device, parse_sender_device_keys};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::{MachineError, txn::Txn};
+
+/// As many live inbound sessions are kept in memory.
+const INBOUND_CACHE: usize = 1000;
+/// As many live Olm sessions, and as many verified `sender_device_keys`.
+const OLM_CACHE: usize = 200;
+
+/// Live objects, kept so that they need not be made again for each message. Dropping them loses
+/// nothing.
+#[derive(Default)]
+pub(crate) struct Hot {
+    pub(crate) account: Option<Account>,
+    inbound: HashMap<RoomSessionKey, (InboundSessionRecord, InboundGroupSession)>,
+    outbound: BTreeMap<OwnedRoomId, Outbound>,
+    /// Live Olm sessions, each with the record it is the same as.
+    olm: HashMap<OlmSessionKey, (Zeroizing<Vec<u8>>, OlmSession)>,
+    /// Ed25519 keys by their text: to find that a text is one costs as much as half a signature.
+    ed25519: BTreeMap<String, Ed25519PublicKey>,
+    /// What senders have said of their devices, word by word, and was verified.
+    sender_devices: BTreeMap<(OwnedUserId, String), Device>,
+}
+
+/// A live outbound session, and the index up to which the store has reserved it.
+pub(crate) struct Outbound {
+    pub(crate) session: OutboundGroupSession,
+    pub(crate) session_id: SessionId,
+    pub(crate) reserved_index: u32,
+}
+
+impl Hot {
+    /// The live session of a room key, and who owns it.
+    pub(crate) fn inbound(
+        &mut self,
+        txn: &Txn<'_, '_>,
+        key: &RoomSessionKey,
+    ) -> Result<Option<(&InboundSessionRecord, &mut InboundGroupSession)>, MachineError> {
+        if !self.inbound.contains_key(key) {
+            let Some(record) = txn.load::<InboundSessionRecord>(key)? else { return Ok(None) };
+            let session = crate::room_keys::restore(&record)?;
+            if self.inbound.len() >= INBOUND_CACHE {
+                self.inbound.clear();
+            }
+            self.inbound.insert(key.clone(), (record, session));
+        }
+        Ok(self.inbound.get_mut(key).map(|(record, session)| (&*record, session)))
+    }
+
+    pub(crate) fn forget_inbound(&mut self, key: &RoomSessionKey) {
+        self.inbound.remove(key);
+    }
+
+    /// The live outbound session of `record`. After a restart it begins at the reserved index, which no
+    /// message can have used.
+    pub(crate) fn outbound(
+        &mut self,
+        room_id: &RoomId,
+        record: &OutboundSessionRecord,
+    ) -> Result<&mut OutboundGroupSession, MachineError> {
+        let known = self.outbound.get(room_id).is_some_and(|live| {
+            live.session_id == record.session_id && live.reserved_index == record.reserved_index
+        });
+        if !known {
+            let session = OutboundGroupSession::from_record(record.pickle.as_slice())
+                .map_err(|_| StoreError::Corrupt("an outbound session".to_owned()))?;
+            self.set_outbound(room_id, record, session);
+        }
+        let live = self.outbound.get_mut(room_id).ok_or(MachineError::UnknownRoom)?;
+        Ok(&mut live.session)
+    }
+
+    /// The live outbound session that [`Hot::outbound`] has last looked at.
+    pub(crate) fn live_outbound(&mut self, room_id: &RoomId) -> Option<&mut Outbound> {
+        self.outbound.get_mut(room_id)
+    }
+
+    /// The live Olm session of `record`. Whoever takes it puts it back with [`Hot::keep_olm`], or it is made
+    /// anew from the next record.
+    pub(crate) fn take_olm(
+        &mut self,
+        key: &OlmSessionKey,
+        record: &OlmSessionRecord,
+    ) -> Option<OlmSession> {
+        let (pickle, session) = self.olm.remove(key)?;
+        (*pickle == record.pickle.as_slice()).then_some(session)
+    }
+
+    pub(crate) fn keep_olm(
+        &mut self,
+        key: &OlmSessionKey,
+        record: &OlmSessionRecord,
+        session: OlmSession,
+    ) {
+        if self.olm.len() >= OLM_CACHE {
+            self.olm.clear();
+        }
+        let pickle = Zeroizing::new(record.pickle.as_slice().to_vec());
+        self.olm.insert(key.clone(), (pickle, session));
+    }
+
+    /// The Ed25519 key in base64, if it is one.
+    pub(crate) fn ed25519(&mut self, text: &str) -> Option<Ed25519PublicKey> {
+        if let Some(key) = self.ed25519.get(text) {
+            return Some(*key);
+        }
+        let key = ed25519_from_base64(text).ok()?;
+        if self.ed25519.len() >= OLM_CACHE {
+            self.ed25519.clear();
+        }
+        self.ed25519.insert(text.to_owned(), key);
+        Some(key)
+    }
+
+    /// The device that `raw`, a `sender_device_keys` object, describes, if its signature is right and it is
+    /// the sender's. The answer depends on nothing but the two, so it is kept.
+    pub(crate) fn sender_device(&mut self, sender: &UserId, raw: &RawValue) -> Option<&Device> {
+        let place = (sender.to_owned(), raw.get().to_owned());
+        if !self.sender_devices.contains_key(&place) {
+            let device = parse_sender_device_keys(sender, &crate::wire::parse(raw)?).ok()?;
+            if self.sender_devices.len() >= OLM_CACHE {
+                self.sender_devices.clear();
+            }
+            self.sender_devices.insert(place.clone(), device);
+        }
+        self.sender_devices.get(&place)
+    }
+
+    pub(crate) fn set_outbound(
+        &mut self,
+        room_id: &RoomId,
+        record: &OutboundSessionRecord,
+        session: OutboundGroupSession,
+    ) {
+        let live = Outbound {
+            session,
+            session_id: record.session_id.clone(),
+            reserved_index: record.reserved_index,
+        };
+        self.outbound.insert(room_id.to_owned(), live);
+    }
+}
