@@ -45,8 +45,8 @@ pub fn decode(table: Table, key: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8
         Table::Queue => read::<r::QueueRecord>,
         Table::AppEvent => read::<AppEventRecord>,
         Table::Backoff => read::<r::BackoffRecord>,
-        // A table without a record type of its own.
-        _ => return Ok((key.to_vec(), value.to_vec())),
+        // A new table: its record belongs into this list.
+        _ => return Err(StoreError::Corrupt(format!("no record is known for {}", table.name()))),
     };
     read(key, value)
 }

@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     thread,
     time::Duration,
@@ -118,17 +118,10 @@ impl Host {
 
     /// Ends everything, on a thread that can wait. Whoever calls it again waits for the same end.
     pub(crate) async fn close(&self) -> Result<(), HeroldError> {
-        let open = lock(&self.open).take();
-        if let Some(open) = open {
-            let closed = self.closed.clone();
-            let close = move || {
-                open.close();
-                closed.send_replace(true);
-            };
-            if thread::Builder::new().name("herold-close".to_owned()).spawn(close).is_err() {
-                // Dropped with the closure, and so closed, but not waited for.
-                self.closed.send_replace(true);
-            }
+        // Counted before anybody can see that it is gone.
+        if let Some(open) = lock(&self.open).take() {
+            // Should there be no thread for it, it is dropped with the closure: closed, but not waited for.
+            let _ = open.close_on_a_thread(Some(self.closed.clone()));
         }
         let mut closed = self.closed.subscribe();
         let mut ended = pin!(closed.wait_for(|closed| *closed));
@@ -146,9 +139,36 @@ pub fn end_everything() {
     end_calls();
     let all = std::mem::take(&mut *lock(&ALL));
     for open in all.iter().filter_map(Weak::upgrade) {
-        let open = lock(&open).take();
-        if let Some(open) = open {
-            open.close();
+        if let Some(open) = lock(&open).take() {
+            // Not on this thread: it may be one of a client's own, which cannot wait for itself.
+            let _ = open.close_on_a_thread(None);
+        }
+    }
+    let patience = CLOSE_PATIENCE + THREAD_PATIENCE;
+    drop(ENDED.wait_timeout_while(lock(&CLOSING), patience, |closing| *closing > 0));
+}
+
+/// How many clients are being closed.
+static CLOSING: Mutex<usize> = Mutex::new(0);
+/// One of them has ended.
+static ENDED: Condvar = Condvar::new();
+
+/// A client's closing, from the decision to the end, be it a panic.
+struct Closing(Option<watch::Sender<bool>>);
+
+impl Closing {
+    fn new(closed: Option<watch::Sender<bool>>) -> Self {
+        *lock(&CLOSING) += 1;
+        Self(closed)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        *lock(&CLOSING) -= 1;
+        ENDED.notify_all();
+        if let Some(closed) = &self.0 {
+            closed.send_replace(true);
         }
     }
 }
@@ -160,6 +180,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Open {
     fn runtime(&self) -> Result<&Runtime, HeroldError> {
         self.threads.0.as_ref().ok_or_else(HeroldError::closed)
+    }
+
+    /// Has everything ended on a thread that can wait, and `closed` told when it has.
+    fn close_on_a_thread(self, closed: Option<watch::Sender<bool>>) -> std::io::Result<()> {
+        let closing = Closing::new(closed);
+        let close = move || {
+            self.close();
+            drop(closing);
+        };
+        thread::Builder::new().name("herold-close".to_owned()).spawn(close).map(drop)
     }
 
     /// Blocks until everything has ended.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use herold_crypto::{
-    Account, Ed25519PublicKey, InboundGroupSession, OlmSession, OutboundGroupSession, SessionId,
+    Ed25519PublicKey, InboundGroupSession, OlmSession, OutboundGroupSession, SessionId,
     ed25519_from_base64,
 };
 use herold_store::{
@@ -18,10 +18,15 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::{MachineError, txn::Txn};
+use crate::{
+    MachineError,
+    txn::{Left, Txn},
+};
 
 /// As many live inbound sessions are kept in memory.
 const INBOUND_CACHE: usize = 1000;
+/// A longer description of a device is not taken.
+const MAX_DEVICE_TEXT: usize = 65_536;
 /// As many live Olm sessions, and as many verified `sender_device_keys`.
 const OLM_CACHE: usize = 200;
 
@@ -29,7 +34,7 @@ const OLM_CACHE: usize = 200;
 /// nothing.
 #[derive(Default)]
 pub(crate) struct Hot {
-    pub(crate) account: Option<Account>,
+    pub(crate) left: Left,
     inbound: HashMap<RoomSessionKey, (InboundSessionRecord, InboundGroupSession)>,
     outbound: BTreeMap<OwnedRoomId, Outbound>,
     /// Live Olm sessions, each with the record it is the same as.
@@ -133,6 +138,9 @@ impl Hot {
     /// The device that `raw`, a `sender_device_keys` object, describes, if its signature is right and it is
     /// the sender's. The answer depends on nothing but the two, so it is kept.
     pub(crate) fn sender_device(&mut self, sender: &UserId, raw: &RawValue) -> Option<&Device> {
+        if raw.get().len() > MAX_DEVICE_TEXT {
+            return None;
+        }
         let place = (sender.to_owned(), raw.get().to_owned());
         if !self.sender_devices.contains_key(&place) {
             let device = parse_sender_device_keys(sender, &crate::wire::parse(raw)?).ok()?;

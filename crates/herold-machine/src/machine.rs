@@ -28,9 +28,12 @@ use crate::{
     request::RequestKind,
     rooms, sync, timeline,
     timeline::Origin,
-    txn::{Own, Txn},
+    txn::{Left, Own, Txn},
     view, wire,
 };
+
+/// As many rows of app events are read at once.
+const ROWS_AT_ONCE: usize = 16;
 
 /// The state machine of one device. It holds nothing but caches: the state is in the store.
 pub struct Machine {
@@ -93,7 +96,8 @@ impl Machine {
         }
         let (record, account) = account::make(user_id, device_id, cx.now)?;
         let own = Own::new((&record).into());
-        let mut txn = Txn::new(snapshot, cx, own, Some(account));
+        let left = Left { account: Some(account), next_event: None };
+        let mut txn = Txn::new(snapshot, cx, own, left);
         account::store(&mut txn, &record)?;
         txn.put(&Only, &PolicyRecord { policy });
         if let Some(login) = login {
@@ -145,17 +149,17 @@ impl Machine {
         cx: &'a mut Context<'c>,
     ) -> Txn<'a, 'c> {
         // Should the step fail, the account is not put back, and is loaded anew.
-        Txn::new(snapshot, cx, Own::clone(&self.own), self.hot.account.take())
+        Txn::new(snapshot, cx, Own::clone(&self.own), std::mem::take(&mut self.hot.left))
     }
 
     fn end<T>(&mut self, txn: Txn<'_, '_>, reply: T) -> Result<Step<Pending, T>, MachineError> {
-        let (step, account) = txn.finish(reply)?;
-        self.hot.account = account;
+        let (step, left) = txn.finish(reply)?;
+        self.hot.left = left;
         Ok(step)
     }
 
-    /// Drops every cached object. To be called after a commit has failed, and when another process may
-    /// have changed the store.
+    /// Drops every cached object. To be called when a step has failed, was not committed or could not be, and
+    /// when another process may have changed the store.
     pub fn forget_cached(&mut self) {
         self.hot = Hot::default();
     }
@@ -339,7 +343,7 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let txn_id = queue::enqueue(&mut txn, room_id, event_type, content, txn_id)?;
         // If nothing stands in its way it is encrypted in the same transaction.
-        queue::advance(&mut txn, &mut self.hot, &self.policy)?;
+        queue::advance_room(&mut txn, &mut self.hot, &self.policy, room_id)?;
         self.end(txn, txn_id)
     }
 
@@ -384,18 +388,23 @@ impl Machine {
         up_to: u64,
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        for (key, record) in txn.list::<AppEventRecord>(&[])? {
-            if key.sequence > up_to {
-                break;
+        let mut rows = snapshot.list::<AppEventRecord>(&[], ROWS_AT_ONCE)?;
+        while let Some((last, _)) = rows.last() {
+            let next = SequenceKey { sequence: last.sequence.saturating_add(1) };
+            for (key, record) in rows {
+                if key.sequence > up_to {
+                    return self.end(txn, ());
+                }
+                txn.delete::<AppEventRecord>(&key);
+                let seen = usize::try_from(up_to - key.sequence).unwrap_or(usize::MAX);
+                let events: Vec<AppEvent> =
+                    record.events.into_iter().skip(seen.saturating_add(1)).collect();
+                if !events.is_empty() {
+                    let sequence = up_to.saturating_add(1);
+                    txn.put(&SequenceKey { sequence }, &AppEventRecord { events });
+                }
             }
-            txn.delete::<AppEventRecord>(&key);
-            let seen =
-                usize::try_from(up_to - key.sequence).unwrap_or(usize::MAX).saturating_add(1);
-            let events: Vec<AppEvent> = record.events.into_iter().skip(seen).collect();
-            if !events.is_empty() {
-                let sequence = up_to.saturating_add(1);
-                txn.put(&SequenceKey { sequence }, &AppEventRecord { events });
-            }
+            rows = snapshot.list_from::<AppEventRecord>(&[], Some(&next), ROWS_AT_ONCE)?;
         }
         self.end(txn, ())
     }
@@ -799,17 +808,27 @@ impl Machine {
     ) -> Result<Vec<(u64, AppEvent)>, MachineError> {
         let from = sequence.map(|sequence| SequenceKey { sequence: sequence.saturating_add(1) });
         // The row before may reach beyond where the reading starts.
-        let before = match &from {
+        let mut rows = match &from {
             Some(from) => snapshot.list_back::<AppEventRecord>(&[], Some(from), 1)?,
             None => Vec::new(),
         };
-        let rows = snapshot.list_from::<AppEventRecord>(&[], from.as_ref(), limit)?;
-        let numbered = before
-            .into_iter()
-            .chain(rows)
-            .flat_map(|(key, record)| (key.sequence..).zip(record.events));
-        let first = from.map_or(0, |from| from.sequence);
-        Ok(numbered.filter(|(sequence, _)| *sequence >= first).take(limit).collect())
+        let first = from.as_ref().map_or(0, |from| from.sequence);
+        let mut events = Vec::new();
+        let mut next = from;
+        loop {
+            for (key, record) in &rows {
+                let numbered = (key.sequence..).zip(&record.events);
+                let wanted = numbered.filter(|(sequence, _)| *sequence >= first);
+                let left = limit.saturating_sub(events.len());
+                events.extend(wanted.take(left).map(|(sequence, event)| (sequence, event.clone())));
+            }
+            if events.len() >= limit {
+                return Ok(events);
+            }
+            rows = snapshot.list_from::<AppEventRecord>(&[], next.as_ref(), ROWS_AT_ONCE)?;
+            let Some((last, _)) = rows.last() else { return Ok(events) };
+            next = Some(SequenceKey { sequence: last.sequence.saturating_add(1) });
+        }
     }
 
     /// The send queue, in order.

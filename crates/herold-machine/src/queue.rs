@@ -1,7 +1,8 @@
 //! The send queue: room events that go out in their order, each once, whatever happens.
 //!
-//! An item is stored before anything else is done with it. It is encrypted once; from then on it goes
-//! out with the same transaction id and the same bytes until the server has accepted it.
+//! An item is stored before anything of it leaves. It is encrypted once, in the step that queues it if
+//! nothing stands in its way; from then on it goes out with the same transaction id and the same bytes
+//! until the server has accepted it.
 
 use std::collections::BTreeSet;
 
@@ -112,30 +113,56 @@ pub(crate) fn advance(
             txn.delete::<CounterRecord>(&NameKey { name: LATE_SHARES.to_owned() });
         }
     }
-    for (key, mut row) in heads(txn.list::<QueueRecord>(&[])?) {
-        match &row.state {
-            QueueState::Queued => {}
-            // Made ready in the clear, and not accepted before encryption was switched on.
-            QueueState::Ready { event_type, .. }
-                if event_type != "m.room.encrypted"
-                    && txn
-                        .load::<RoomRecord>(&RoomKey { room_id: row.room_id.clone() })?
-                        .is_some_and(|room| room.encryption.is_some()) =>
-            {
-                row.state = QueueState::Queued;
-                txn.put(&key, &row);
-            }
-            _ => continue,
-        }
-        match move_on(txn, hot, policy, &key, row.clone()) {
-            // One room's trouble must not hold up the others.
-            Err(MachineError::Crypto(_) | MachineError::Malformed(_)) => {
-                fail(txn, &key, row, "CANNOT_ENCRYPT")?;
-            }
-            done => done?,
+    for (key, row) in heads(txn.list::<QueueRecord>(&[])?) {
+        advance_head(txn, hot, policy, &key, row)?;
+    }
+    Ok(())
+}
+
+/// As [`advance`], for one room.
+pub(crate) fn advance_room(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    room_id: &RoomId,
+) -> Result<(), MachineError> {
+    for (key, row) in heads(txn.list::<QueueRecord>(&[])?) {
+        if row.room_id == room_id {
+            advance_head(txn, hot, policy, &key, row)?;
         }
     }
     Ok(())
+}
+
+/// Moves a room's first item on as far as it goes.
+fn advance_head(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    key: &SequenceKey,
+    mut row: QueueRecord,
+) -> Result<(), MachineError> {
+    match &row.state {
+        QueueState::Queued => {}
+        // Made ready in the clear, and not accepted before encryption was switched on.
+        QueueState::Ready { event_type, .. }
+            if event_type != "m.room.encrypted"
+                && txn
+                    .load::<RoomRecord>(&RoomKey { room_id: row.room_id.clone() })?
+                    .is_some_and(|room| room.encryption.is_some()) =>
+        {
+            row.state = QueueState::Queued;
+            txn.put(key, &row);
+        }
+        _ => return Ok(()),
+    }
+    match move_on(txn, hot, policy, key, row.clone()) {
+        // One room's trouble must not hold up the others.
+        Err(MachineError::Crypto(_) | MachineError::Malformed(_)) => {
+            fail(txn, key, row, "CANNOT_ENCRYPT")
+        }
+        done => done,
+    }
 }
 
 /// Moves one item on.

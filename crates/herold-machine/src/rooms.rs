@@ -263,6 +263,8 @@ pub(crate) fn discard_session(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result
             txn.delete::<ShareRecord>(&share);
         }
         txn.delete::<OutboundSessionRecord>(&key);
+        // After a power loss it must not come back: somebody who has it may have left.
+        txn.require_full();
         txn.delete::<CounterRecord>(&NameKey { name: messages_name(room_id) });
     }
     Ok(())

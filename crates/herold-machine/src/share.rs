@@ -324,6 +324,8 @@ fn share(
         if before.is_some_and(|share| share.state == ShareState::Shared) {
             continue;
         }
+        // What was sent while the device was not to have it stays out of its reach.
+        let before = before.filter(|share| was_only_missed(&share.state));
         let index = before.map_or(live_index, |share| share.index);
         let share = |state| ShareRecord { curve25519: device.keys.curve25519, index, state };
         let share_key = ShareKey {
@@ -376,7 +378,7 @@ fn share(
     }
     for (device, code) in &recipients.withheld {
         let place = (device.user_id.clone(), device.device_id.clone());
-        if known.contains_key(&place) {
+        if known.get(&place).is_some_and(|share| !was_only_missed(&share.state)) {
             continue; // told once
         }
         let share_key = ShareKey {
@@ -398,6 +400,16 @@ fn share(
     refusals.enqueue(txn, "m.room_key.withheld")?;
     session.retry_at = retry_at;
     Ok(waiting)
+}
+
+/// Whether a device was entitled to the key all along and could not be given it: it may have it later from
+/// where it missed on.
+fn was_only_missed(state: &ShareState) -> bool {
+    match state {
+        ShareState::Failed => true,
+        ShareState::Withheld(code) => code == WithheldCode::NoOlm.as_str(),
+        ShareState::Shared => false,
+    }
 }
 
 /// The content of `m.room_key.withheld`.

@@ -16,8 +16,13 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::{AppEvent, Context, MachineError, Notice, Pending, Step, event::AppEventRecord};
 
-/// The counter of app events.
+/// The counter of app events: where the reserve of numbers ends.
 const APP_EVENT: &str = "app_event";
+/// As many numbers are reserved at once, fully synchronously: a power loss makes a gap, and never a number
+/// that the app has seen already.
+const NUMBERS: u64 = 1024;
+/// As many events share a row at most.
+const EVENTS_PER_ROW: usize = 64;
 
 /// Who this device is: what never changes about an account.
 #[derive(Debug)]
@@ -43,11 +48,20 @@ impl From<&AccountRecord> for OwnDevice {
     }
 }
 
+/// What is at hand for the next step.
+#[derive(Default)]
+pub(crate) struct Left {
+    pub(crate) account: Option<Account>,
+    pub(crate) next_event: Option<u64>,
+}
+
 /// A step under way.
 pub(crate) struct Txn<'a, 'c> {
     snapshot: &'a dyn Snapshot,
     changes: ChangeSet,
     events: Vec<(u64, AppEvent)>,
+    /// The number of the next event; `None` at the reserve's end.
+    next_event: Option<u64>,
     own: Own,
     account: Option<Account>,
     account_changed: bool,
@@ -61,24 +75,22 @@ impl<'a, 'c> Txn<'a, 'c> {
         snapshot: &'a dyn Snapshot,
         cx: &'a mut Context<'c>,
         own: Own,
-        account: Option<Account>,
+        left: Left,
     ) -> Self {
         Self {
             snapshot,
             changes: ChangeSet::new(),
             events: Vec::new(),
             own,
-            account,
+            account: left.account,
+            next_event: left.next_event,
             account_changed: false,
             cx,
         }
     }
 
     /// Ends the step. The account comes back, to be at hand for the next one.
-    pub(crate) fn finish<T>(
-        mut self,
-        reply: T,
-    ) -> Result<(Step<Pending, T>, Option<Account>), MachineError> {
+    pub(crate) fn finish<T>(mut self, reply: T) -> Result<(Step<Pending, T>, Left), MachineError> {
         if self.account_changed
             && let Some(account) = &self.account
         {
@@ -87,8 +99,9 @@ impl<'a, 'c> Txn<'a, 'c> {
             self.changes.put(&Only, &record);
             self.changes.require_full();
         }
-        self.store_events();
-        Ok((Step::new(self.changes, reply, self.events), self.account))
+        self.store_events()?;
+        let left = Left { account: self.account, next_event: self.next_event };
+        Ok((Step::new(self.changes, reply, self.events), left))
     }
 
     /// This device.
@@ -230,23 +243,35 @@ impl<'a, 'c> Txn<'a, 'c> {
 
     /// Gives the app an event.
     pub(crate) fn emit(&mut self, event: AppEvent) -> Result<(), StoreError> {
-        let sequence = match self.events.last() {
-            Some((last, _)) => last.saturating_add(1),
+        let sequence = match self.next_event {
+            Some(next) => next,
             None => self.current_number(APP_EVENT)?,
         };
+        self.next_event = Some(sequence.saturating_add(1));
         self.events.push((sequence, event));
         Ok(())
     }
 
-    /// Stores the events given so far, as one row.
-    fn store_events(&mut self) {
-        let (Some((first, _)), Some((last, _))) = (self.events.first(), self.events.last()) else {
-            return;
-        };
-        let (key, next) = (SequenceKey { sequence: *first }, last.saturating_add(1));
-        let events = self.events.iter().map(|(_, event)| event.clone()).collect();
-        self.put(&key, &AppEventRecord { events });
-        self.put(&NameKey { name: APP_EVENT.to_owned() }, &CounterRecord { next });
+    /// Stores the events given so far.
+    fn store_events(&mut self) -> Result<(), StoreError> {
+        let Some((last, _)) = self.events.last() else { return Ok(()) };
+        if *last >= self.current_number(APP_EVENT)? {
+            let next = last.saturating_add(NUMBERS);
+            self.put(&NameKey { name: APP_EVENT.to_owned() }, &CounterRecord { next });
+            self.require_full();
+        }
+        let rows: Vec<(SequenceKey, AppEventRecord)> = self
+            .events
+            .chunks(EVENTS_PER_ROW)
+            .filter_map(|chunk| {
+                let events = chunk.iter().map(|(_, event)| event.clone()).collect();
+                Some((SequenceKey { sequence: chunk.first()?.0 }, AppEventRecord { events }))
+            })
+            .collect();
+        for (key, record) in rows {
+            self.put(&key, &record);
+        }
+        Ok(())
     }
 
     /// Tells the app that something was dropped or noticed.

@@ -84,6 +84,9 @@ pub(crate) fn room_event(
                 // The key has been deleted since; what it said then can no longer be checked.
                 None => {
                     event.shield = Shield::Grey(ShieldReason::AuthenticityNotGuaranteed);
+                    if may_show(policy, &event.shield, identity.is_some()).is_err() {
+                        body = Err(Utd::SenderUntrusted);
+                    }
                 }
                 Some(owner) => {
                     let ours = owner.sender_key == own.curve25519

@@ -230,8 +230,14 @@ impl Engine {
         ) -> Result<Step<Pending, T>, MachineError>,
     ) -> Result<Outputs<T>, EngineError> {
         let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
-        let step = decide(&mut self.machine, self.store.snapshot(), &mut cx)?;
-        self.commit(step)
+        match decide(&mut self.machine, self.store.snapshot(), &mut cx) {
+            Ok(step) => self.commit(step),
+            Err(error) => {
+                // What it had taken in before it failed is nowhere else.
+                self.machine.forget_cached();
+                Err(error.into())
+            }
+        }
     }
 
     fn commit<T>(&mut self, step: Step<Pending, T>) -> Result<Outputs<T>, EngineError> {
@@ -250,7 +256,13 @@ impl Engine {
         for round in 0..MAX_ADVANCES {
             let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
             let snapshot = self.store.snapshot();
-            let step = self.machine.advance(snapshot, &mut cx)?;
+            let step = match self.machine.advance(snapshot, &mut cx) {
+                Ok(step) => step,
+                Err(error) => {
+                    self.machine.forget_cached();
+                    return Err(error.into());
+                }
+            };
             // Rows written as they already are would never end.
             if is_idle(&step, snapshot)? {
                 self.unfinished = false;
