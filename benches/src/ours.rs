@@ -99,17 +99,19 @@ impl Side for Herold {
         self.send_off(server)
     }
 
-    fn encrypt(&mut self, text: &str) -> Value {
+    fn encrypt(&mut self, text: &str) -> String {
         self.queue(text);
         let mut due = self.engine.due_requests().expect("requests are made").reply;
         let kinds: Vec<&str> = due.iter().map(Outgoing::kind).collect();
         assert_eq!(kinds, ["send"], "the message is the only request");
-        let content = body(&due[0]);
-        self.sending = due.pop();
+        let request = due.pop().expect("it is there");
+        let Body::Json(content) = &request.http.body else { panic!("a request with a JSON body") };
+        let content = content.clone();
+        self.sending = Some(request);
         content
     }
 
-    fn send(&mut self, text: &str) -> Value {
+    fn send(&mut self, text: &str) -> String {
         self.encrypt(text) // it always looks
     }
 

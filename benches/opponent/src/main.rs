@@ -109,20 +109,21 @@ impl Side for Opponent {
             }
             bodies
         });
-        Shared { to_device, first: self.encrypt(text) }
+        let first = serde_json::from_str(&self.encrypt(text)).expect("JSON");
+        Shared { to_device, first }
     }
 
-    fn encrypt(&mut self, text: &str) -> Value {
+    fn encrypt(&mut self, text: &str) -> String {
         let content = json!({ "msgtype": "m.text", "body": text });
         let content = Raw::<AnyMessageLikeEventContent>::from_json(raw(&content));
         let encrypted = self
             .runtime
             .block_on(self.machine.encrypt_room_event_raw(room(), "m.room.message", &content))
             .expect("it encrypts");
-        serde_json::from_str(encrypted.content.json().get()).expect("JSON")
+        encrypted.content.json().get().to_owned()
     }
 
-    fn send(&mut self, text: &str) -> Value {
+    fn send(&mut self, text: &str) -> String {
         let users = self.users.iter().map(AsRef::as_ref);
         let missing = self.runtime.block_on(async {
             let users = users.clone();

@@ -23,7 +23,8 @@ pub(crate) fn talk<S: Side>(user: &str, folder: &Path, other: &Value) -> Value {
     side.accepted();
     let mut contents = vec![shared.first];
     for n in 1..MESSAGES {
-        contents.push(side.encrypt(&text(user, n)));
+        let content = side.encrypt(&text(user, n));
+        contents.push(serde_json::from_str(&content).expect("JSON"));
         side.accepted();
     }
     let device = &other.0["device_keys"];

@@ -27,7 +27,9 @@ pub struct Cost {
 ///
 /// With `BENCH_CALLS` in the environment it makes so many calls and nothing else: for a profiler.
 pub fn measure(folder: &Path, effort: &Effort, per: u64, mut once: impl FnMut() -> Cost) -> Value {
-    if let Some(calls) = std::env::var("BENCH_CALLS").ok().and_then(|calls| calls.parse::<u32>().ok()) {
+    if let Some(calls) =
+        std::env::var("BENCH_CALLS").ok().and_then(|calls| calls.parse::<u32>().ok())
+    {
         for _ in 0..calls {
             once();
         }

@@ -38,11 +38,11 @@ pub trait Side: Sized {
     fn enter(&mut self, server: &dyn Directory);
     /// Gives everybody a new room key and encrypts a message with it; timed.
     fn share(&mut self, server: &dyn Directory, text: &str) -> Shared;
-    /// Encrypts a message by the room key everybody has; timed.
-    fn encrypt(&mut self, text: &str) -> Value;
+    /// Encrypts a message by the room key everybody has, and answers its content as JSON text; timed.
+    fn encrypt(&mut self, text: &str) -> String;
     /// The same with everything that comes before each message: looking whether somebody lacks the key;
     /// timed.
-    fn send(&mut self, text: &str) -> Value;
+    fn send(&mut self, text: &str) -> String;
     /// The server has accepted that message; not timed.
     fn accepted(&mut self);
     /// Prepares room events; not timed.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError};
-use rusqlite::params;
+use rusqlite::{CachedStatement, params};
 
 use crate::{
     SqliteStore,
@@ -97,23 +97,29 @@ impl SqliteStore {
         run("BEGIN IMMEDIATE").map_err(|error| from_sqlite(&error, doing))?;
         #[cfg(test)]
         let mut left = self.fail_after.take();
+        // The rows come table by table, so the statements are at hand for most of them.
+        let mut at_hand: Option<(&str, CachedStatement<'_>)> = None;
         for (table, key, value) in changes.iter() {
             let place = Place::of(table);
             let key = place.key(key);
             #[cfg(test)]
             tests_fail(&mut left)?;
-            let written = match value {
-                Some(value) => self
+            let written = match (value, &mut at_hand) {
+                (Some(value), Some((of, put))) if *of == place.table => {
+                    put.execute(params![key.as_ref(), value])
+                }
+                (Some(value), _) => self.connection.prepare_cached(&place.put).and_then(|put| {
+                    let (_, put) = at_hand.insert((place.table, put));
+                    put.execute(params![key.as_ref(), value])
+                }),
+                (None, _) => self
                     .connection
-                    .prepare_cached(&put(place.table))
-                    .and_then(|mut statement| statement.execute(params![key.as_ref(), value])),
-                None => self
-                    .connection
-                    .prepare_cached(&delete(place.table))
-                    .and_then(|mut statement| statement.execute(params![key.as_ref()])),
+                    .prepare_cached(&place.delete)
+                    .and_then(|mut delete| delete.execute(params![key.as_ref()])),
             };
             written.map_err(|error| from_sqlite(&error, doing))?;
         }
+        drop(at_hand);
         #[cfg(test)]
         if left.is_some() {
             tests_fail(&mut Some(0))?;
@@ -149,16 +155,6 @@ impl SqliteStore {
         }
         Ok(())
     }
-}
-
-fn put(table: &str) -> String {
-    format!(
-        "INSERT INTO t_{table}(k, v) VALUES (?1, ?2) ON CONFLICT(k) DO UPDATE SET v = excluded.v"
-    )
-}
-
-fn delete(table: &str) -> String {
-    format!("DELETE FROM t_{table} WHERE k = ?1")
 }
 
 /// Fails as a full disk does when so many rows have been written, or all of them.

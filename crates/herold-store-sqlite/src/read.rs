@@ -16,7 +16,7 @@ impl Snapshot for SqliteStore {
         let place = Place::of(table);
         let read = || -> rusqlite::Result<Option<Vec<u8>>> {
             self.connection
-                .prepare_cached(&format!("SELECT v FROM t_{} WHERE k = ?1", place.table))?
+                .prepare_cached(&place.get)?
                 .query_row(params![place.key(key).as_ref()], |row| {
                     Ok(row.get_ref(0)?.as_blob()?.to_vec())
                 })

@@ -3,7 +3,7 @@
 //! A released step is never changed: a new version is a new step at the end. The tables of a step are
 //! named here and not taken from [`Table::ALL`](herold_store::Table::ALL), which grows.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 use herold_store::{StoreError, Table};
 use rusqlite::Connection;
@@ -67,25 +67,49 @@ const MIGRATIONS: &[&[Step]] = &[&[
 /// The newest version, which this code reads and writes.
 pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 
-/// Where a table's rows are: the name of the SQL table, and what stands before each key there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a table's rows are: the name of the SQL table, what stands before each key there, and the
+/// statements for one row.
+#[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) table: &'static str,
     pub(crate) prefix: Option<u8>,
+    pub(crate) get: String,
+    pub(crate) put: String,
+    pub(crate) delete: String,
 }
 
 /// The SQL table of the rows that share one.
 const SHARED: &str = "shared";
 
 impl Place {
-    pub(crate) fn of(table: Table) -> Self {
+    /// The place of a table.
+    pub(crate) fn of(table: Table) -> &'static Self {
+        static PLACES: LazyLock<Vec<Place>> =
+            LazyLock::new(|| Table::ALL.iter().copied().map(Place::new).collect());
+        static NOWHERE: LazyLock<Place> = LazyLock::new(|| Place::at("", None));
+        PLACES.get(table as usize).unwrap_or(&NOWHERE)
+    }
+
+    fn new(table: Table) -> Self {
         let layout = MIGRATIONS.iter().copied().flatten().find_map(|step| match step {
             Step::Table(name, layout) if *name == table.name() => Some(*layout),
             Step::Table(..) => None,
         });
         match layout {
-            Some(Shared(prefix)) => Self { table: SHARED, prefix: Some(prefix) },
-            _ => Self { table: table.name(), prefix: None },
+            Some(Shared(prefix)) => Self::at(SHARED, Some(prefix)),
+            _ => Self::at(table.name(), None),
+        }
+    }
+
+    fn at(table: &'static str, prefix: Option<u8>) -> Self {
+        Self {
+            table,
+            prefix,
+            get: format!("SELECT v FROM t_{table} WHERE k = ?1"),
+            put: format!(
+                "INSERT INTO t_{table}(k, v) VALUES (?1, ?2) ON CONFLICT(k) DO UPDATE SET v = excluded.v"
+            ),
+            delete: format!("DELETE FROM t_{table} WHERE k = ?1"),
         }
     }
 
@@ -186,6 +210,9 @@ mod tests {
         let place = Place::of(Table::Queue);
         assert_eq!(place.strip(&place.key(b"key")), b"key");
         assert!(place.end(None).unwrap() > place.key(&[255; 300]));
+        for (place, table) in Table::ALL.iter().enumerate() {
+            assert_eq!(*table as usize, place, "the order is the tables'");
+        }
         let own = Place::of(Table::Event);
         assert_eq!((own.key(b"key").as_ref(), own.end(None)), (b"key".as_slice(), None));
     }
