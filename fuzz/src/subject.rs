@@ -2,8 +2,10 @@
 
 use herold_machine::{Context, Machine, MachineError, Outputs, Pending, RoomEvent, Step};
 use herold_store::{
-    MemoryStore, SnapshotExt as _, Table,
-    records::{Decryption, DeviceRecord, EventRecord, InboundSessionRecord, RoomSessionKey},
+    MemoryStore, RecordKey as _, SnapshotExt as _, Table,
+    records::{
+        Decryption, DeviceRecord, EventRecord, InboundSessionRecord, NameKey, RoomSessionKey,
+    },
 };
 use herold_trust::{KeySource, Timestamp};
 use ruma::{OwnedRoomId, RoomId};
@@ -276,14 +278,21 @@ impl Subject {
     }
 }
 
-/// The rows that a step touches, and what becomes of them.
+/// The rows that a step touches, and what becomes of them. App events have other numbers when the machine
+/// begins anew after a lost step, so of these only what they say is compared.
 fn touched<T>(step: &Step<Pending, T>) -> Vec<(Table, Vec<u8>, Option<Vec<u8>>)> {
+    let counts = |name: &str| NameKey { name: name.to_owned() }.to_bytes();
+    let counters = [counts("app_event"), counts("app_event_reserved")];
     let row = |(table, key, value): (Table, &[u8], Option<&[u8]>)| {
+        let key = if table == Table::AppEvent { &[] } else { key };
         // Without a generator that goes back, other keys are drawn the second time.
         let value = value.filter(|_| cfg!(getrandom_backend = "custom"));
         (table, key.to_vec(), value.map(<[u8]>::to_vec))
     };
-    step.changes().iter().map(row).collect()
+    let counted = |row: &(Table, &[u8], Option<&[u8]>)| {
+        row.0 == Table::Counter && counters.iter().any(|counter| row.1 == counter.as_slice())
+    };
+    step.changes().iter().filter(|row| !counted(row)).map(row).collect()
 }
 
 /// Takes a sync body as a fuzz input: everything has to hold after it, it may come twice, and what is

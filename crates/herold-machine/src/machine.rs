@@ -96,7 +96,7 @@ impl Machine {
         }
         let (record, account) = account::make(user_id, device_id, cx.now)?;
         let own = Own::new((&record).into());
-        let left = Left { account: Some(account), next_event: None };
+        let left = Left { account: Some(account), first_number: None };
         let mut txn = Txn::new(snapshot, cx, own, left);
         account::store(&mut txn, &record)?;
         txn.put(&Only, &PolicyRecord { policy });

@@ -116,12 +116,16 @@ impl std::fmt::Debug for HttpRequest {
 /// Percent-encodes everything but the unreserved characters of RFC 3986.
 #[must_use]
 pub fn percent_encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    let mut out = String::with_capacity(text.len() + 8);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let digits = [byte >> 4, byte & 15].map(|half| DIGITS.get(usize::from(half)));
+            out.push('%');
+            out.extend(digits.into_iter().flatten());
         }
     }
     // A segment of dots alone would be taken for a step up or nothing.

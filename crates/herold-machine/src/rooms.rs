@@ -135,6 +135,10 @@ fn handle_state(
     room: &mut RoomRecord,
     raw: &RawValue,
 ) -> Result<(), MachineError> {
+    // Most events of a timeline are none. A key can only be spelt otherwise with `\u`.
+    if !raw.get().contains("state_key") && !raw.get().contains("\\u") {
+        return Ok(());
+    }
     // Of any size, and only what is needed of it: who could make us overlook a leave or an encryption by
     // what stands beside it would be sent keys, or read what is sent in the clear.
     let Some(event) = parse_section::<StateHead>(raw) else { return Ok(()) };

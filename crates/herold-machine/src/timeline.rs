@@ -221,24 +221,20 @@ fn decrypt(
     })
 }
 
-/// Takes the ciphertext out of an event that is kept decrypted: it would be half of what is stored.
+/// Takes the encrypted content out of an event that is kept decrypted: it would be half of what is stored.
 fn drop_ciphertext(raw: &mut String) {
     #[derive(serde::Deserialize)]
     struct Event<'a> {
         #[serde(borrow)]
-        content: Content<'a>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Content<'a> {
-        // Borrowed as it stands: a text with escapes in it stays where it is.
-        #[serde(borrow)]
-        ciphertext: &'a str,
+        content: &'a RawValue,
     }
     let Ok(event) = serde_json::from_str::<Event<'_>>(raw) else { return };
-    let start = (event.content.ciphertext.as_ptr() as usize).saturating_sub(raw.as_ptr() as usize);
-    let end = start + event.content.ciphertext.len();
-    if raw.is_char_boundary(start) && raw.is_char_boundary(end) && start < end {
-        raw.replace_range(start..end, "");
+    let content = event.content.get();
+    // The content is a part of the text it was parsed from.
+    let start = (content.as_ptr() as usize).saturating_sub(raw.as_ptr() as usize);
+    let end = start + content.len();
+    if raw.get(start..end).is_some_and(|part| part.starts_with('{')) {
+        raw.replace_range(start..end, "{}");
     }
 }
 

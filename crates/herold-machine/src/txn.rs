@@ -16,8 +16,10 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::{AppEvent, Context, MachineError, Notice, Pending, Step, event::AppEventRecord};
 
-/// The counter of app events: where the reserve of numbers ends.
+/// The counter of app events.
 const APP_EVENT: &str = "app_event";
+/// Where the reserve of their numbers ends.
+const RESERVED: &str = "app_event_reserved";
 /// As many numbers are reserved at once, fully synchronously: a power loss makes a gap, and never a number
 /// that the app has seen already.
 const NUMBERS: u64 = 1024;
@@ -52,7 +54,7 @@ impl From<&AccountRecord> for OwnDevice {
 #[derive(Default)]
 pub(crate) struct Left {
     pub(crate) account: Option<Account>,
-    pub(crate) next_event: Option<u64>,
+    pub(crate) first_number: Option<u64>,
 }
 
 /// A step under way.
@@ -60,8 +62,8 @@ pub(crate) struct Txn<'a, 'c> {
     snapshot: &'a dyn Snapshot,
     changes: ChangeSet,
     events: Vec<(u64, AppEvent)>,
-    /// The number of the next event; `None` at the reserve's end.
-    next_event: Option<u64>,
+    /// The first number this process may give: where the reserve ended when it first looked.
+    first_number: Option<u64>,
     own: Own,
     account: Option<Account>,
     account_changed: bool,
@@ -83,7 +85,7 @@ impl<'a, 'c> Txn<'a, 'c> {
             events: Vec::new(),
             own,
             account: left.account,
-            next_event: left.next_event,
+            first_number: left.first_number,
             account_changed: false,
             cx,
         }
@@ -100,7 +102,7 @@ impl<'a, 'c> Txn<'a, 'c> {
             self.changes.require_full();
         }
         self.store_events()?;
-        let left = Left { account: self.account, next_event: self.next_event };
+        let left = Left { account: self.account, first_number: self.first_number };
         Ok((Step::new(self.changes, reply, self.events), left))
     }
 
@@ -243,11 +245,17 @@ impl<'a, 'c> Txn<'a, 'c> {
 
     /// Gives the app an event.
     pub(crate) fn emit(&mut self, event: AppEvent) -> Result<(), StoreError> {
-        let sequence = match self.next_event {
-            Some(next) => next,
-            None => self.current_number(APP_EVENT)?,
+        let sequence = match self.events.last() {
+            Some((last, _)) => last.saturating_add(1),
+            None => {
+                let first = match self.first_number {
+                    Some(first) => first,
+                    None => self.current_number(RESERVED)?,
+                };
+                self.first_number = Some(first);
+                first.max(self.current_number(APP_EVENT)?)
+            }
         };
-        self.next_event = Some(sequence.saturating_add(1));
         self.events.push((sequence, event));
         Ok(())
     }
@@ -255,9 +263,12 @@ impl<'a, 'c> Txn<'a, 'c> {
     /// Stores the events given so far.
     fn store_events(&mut self) -> Result<(), StoreError> {
         let Some((last, _)) = self.events.last() else { return Ok(()) };
-        if *last >= self.current_number(APP_EVENT)? {
+        let last = *last;
+        let next = last.saturating_add(1);
+        self.put(&NameKey { name: APP_EVENT.to_owned() }, &CounterRecord { next });
+        if last >= self.current_number(RESERVED)? {
             let next = last.saturating_add(NUMBERS);
-            self.put(&NameKey { name: APP_EVENT.to_owned() }, &CounterRecord { next });
+            self.put(&NameKey { name: RESERVED.to_owned() }, &CounterRecord { next });
             self.require_full();
         }
         let rows: Vec<(SequenceKey, AppEventRecord)> = self

@@ -62,6 +62,8 @@ pub struct Engine {
     in_flight: BTreeSet<RequestId>,
     /// The machine has more to move on with than one turn allowed, or a turn failed.
     unfinished: bool,
+    /// At this time the machine had nothing to move on with, and nothing has been committed since.
+    quiet_at: Option<Timestamp>,
 }
 
 impl Engine {
@@ -103,6 +105,7 @@ impl Engine {
             entropy,
             in_flight: BTreeSet::new(),
             unfinished: true,
+            quiet_at: None,
         })
     }
 
@@ -241,6 +244,7 @@ impl Engine {
     }
 
     fn commit<T>(&mut self, step: Step<Pending, T>) -> Result<Outputs<T>, EngineError> {
+        self.quiet_at = None;
         match step.commit(self.store.as_mut()) {
             Ok(step) => Ok(step.into_outputs()),
             Err(error) => {
@@ -252,6 +256,10 @@ impl Engine {
 
     /// Lets the machine move on until it is quiet or the turn is over. Whether anything changed.
     fn move_on(&mut self, events: &mut Vec<(u64, AppEvent)>) -> Result<bool, EngineError> {
+        let start = self.now();
+        if self.quiet_at == Some(start) {
+            return Ok(false);
+        }
         self.unfinished = true;
         for round in 0..MAX_ADVANCES {
             let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
@@ -266,6 +274,7 @@ impl Engine {
             // Rows written as they already are would never end.
             if is_idle(&step, snapshot)? {
                 self.unfinished = false;
+                self.quiet_at = Some(start);
                 return Ok(round > 0);
             }
             events.extend(self.commit(step)?.events);
