@@ -68,7 +68,8 @@ impl fmt::Debug for Ed25519PublicKey {
 
 /// The two long-term public keys of a device.
 ///
-/// Deserialising restores what was stored and checks nothing. Keys from outside go through [`curve25519_from_base64`] and [`ed25519_from_base64`].
+/// Deserialising restores what was stored and checks nothing. Keys from outside go through
+/// [`curve25519_from_base64`] and [`ed25519_from_base64`].
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct IdentityKeys {
     /// The key that Olm sessions are agreed with ("sender key").

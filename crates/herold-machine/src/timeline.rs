@@ -75,15 +75,13 @@ pub(crate) fn ingest(
         decryption: Decryption::Clear,
     };
     if record.event_type == "m.room.encrypted" {
-        record.decryption = match (&head.state_key, &head.content) {
+        let decryption = match (&head.state_key, &head.content) {
             // Encrypted state is not supported; a ciphertext must not pass for state.
             (Some(_), _) => undecryptable(Utd::UnsupportedAlgorithm, None),
             (None, None) => undecryptable(Utd::BadCiphertext, None),
             (None, Some(content)) => decrypt(txn, hot, &key, &record, content)?,
         };
-        if matches!(record.decryption, Decryption::Decrypted { .. }) {
-            drop_ciphertext(&mut record.raw);
-        }
+        set_decryption(&mut record, decryption);
     }
     if origin != Origin::Single {
         record.order = Some(place(txn, room_id, room, &event_id, origin));
@@ -221,7 +219,16 @@ fn decrypt(
     })
 }
 
-/// Takes the encrypted content out of an event that is kept decrypted: it would be half of what is stored.
+/// Notes what came of decrypting an event. If it is clear now, its ciphertext, half of what would be stored,
+/// is not kept.
+fn set_decryption(event: &mut EventRecord, decryption: Decryption) {
+    if matches!(decryption, Decryption::Decrypted { .. }) {
+        drop_ciphertext(&mut event.raw);
+    }
+    event.decryption = decryption;
+}
+
+/// Takes the content out of an event.
 fn drop_ciphertext(raw: &mut String) {
     #[derive(serde::Deserialize)]
     struct Event<'a> {
@@ -292,13 +299,10 @@ pub(crate) fn decrypt_late(
     let Some(mut event) = txn.load::<EventRecord>(&key)? else { return Ok(()) };
     let content = serde_json::from_str::<EventHead>(&event.raw).ok().and_then(|head| head.content);
     let Some(content) = content else { return Ok(()) };
-    event.decryption = decrypt(txn, hot, &key, &event, &content)?;
-    let decrypted = matches!(event.decryption, Decryption::Decrypted { .. });
-    if decrypted {
-        drop_ciphertext(&mut event.raw);
-    }
+    let decryption = decrypt(txn, hot, &key, &event, &content)?;
+    set_decryption(&mut event, decryption);
     txn.put(&key, &event);
-    if decrypted {
+    if matches!(event.decryption, Decryption::Decrypted { .. }) {
         txn.emit(AppEvent::Decrypted { room_id: key.room_id, event_id: key.event_id })?;
     }
     Ok(())

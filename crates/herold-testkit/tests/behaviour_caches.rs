@@ -5,7 +5,9 @@
 
 mod behaviour_common;
 
-use behaviour_common::{clean, distinct, seconds, sessions_of};
+use behaviour_common::{
+    block, clean, distinct, event_numbers, next_sync, seconds, sessions_of, take_sync,
+};
 use herold::{OwnedEventId, OwnedRoomId};
 use herold_machine::{MachineError, Pending, Step};
 use herold_store::records::Membership;
@@ -53,18 +55,16 @@ fn a_kick_ends_the_session_over_a_power_loss() {
 }
 
 /// A sync response with a message and its key, and the same without the key.
-fn with_and_without_key(world: &mut World) -> (usize, OwnedRoomId, OwnedEventId, [String; 2]) {
+fn with_and_without_key(world: &mut World) -> (usize, OwnedRoomId, OwnedEventId, [Value; 2]) {
     let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
     let room = world.make_room(&[alice, bob]);
     world.set_online(bob, false);
     let event = world.send(alice, &room, "with its key");
     world.set_online(bob, true);
-    let request = world
-        .command(bob, |engine| engine.read(|machine, snapshot| machine.sync_request(snapshot, 0)));
-    let mut body: Value = world.call_http(bob, &request.unwrap());
-    let with = body.to_string();
-    body["to_device"] = json!({ "events": [] });
-    (bob, room, event, [with, body.to_string()])
+    let with = next_sync(world, bob);
+    let mut without = with.clone();
+    without["to_device"] = json!({ "events": [] });
+    (bob, room, event, [with, without])
 }
 
 #[test]
@@ -75,17 +75,14 @@ fn a_key_of_a_step_that_failed_is_not_used() {
         if fails {
             let failed = world.command(bob, |engine| {
                 engine.step(|machine, snapshot, cx| -> Result<Step<Pending>, MachineError> {
-                    let _dropped = machine.handle_sync(snapshot, cx, with.as_bytes())?;
+                    let response = with.to_string();
+                    let _dropped = machine.handle_sync(snapshot, cx, response.as_bytes())?;
                     Err(MachineError::Malformed("something went wrong later"))
                 })
             });
             assert!(failed.is_none());
         }
-        let taken = world.command(bob, |engine| {
-            engine
-                .step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, without.as_bytes()))
-        });
-        taken.unwrap();
+        take_sync(&mut world, bob, &without);
         assert!(world.text(bob, &room, &event).is_err(), "it has no key: failed step {fails}");
     }
 }
@@ -124,46 +121,21 @@ fn what_was_withheld_from_a_blocked_device_stays_withheld() {
     }
 }
 
-fn block(world: &mut World, by: usize, whom: usize, blocked: bool) {
-    let user = world.devices[whom].user_id.clone();
-    let device = world.devices[whom].device_id.clone();
-    let done = world.command(by, |engine| {
-        engine.step(|machine, snapshot, cx| {
-            machine.set_blocked(snapshot, cx, &user, device.as_str().into(), blocked)
-        })
-    });
-    done.unwrap();
-}
-
 /// An app that keeps its place by number must not be told something else under a number it has seen.
 #[test]
 fn no_number_is_given_twice_over_a_power_loss() {
     let mut world = World::new(475);
     let (bob, _, _, [with, _]) = with_and_without_key(&mut world);
-    let numbers = |world: &mut World| -> Vec<u64> {
-        let events = world.command(bob, |engine| {
-            engine.read(|machine, snapshot| machine.events_after(snapshot, None, usize::MAX))
-        });
-        events.unwrap().into_iter().map(|(number, _)| number).collect()
-    };
-    let note = |world: &mut World| {
-        let body = json!({ "next_batch": "n", "rooms": { "join": { "bad": {} } } }).to_string();
-        let taken = world.command(bob, |engine| {
-            engine.step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, body.as_bytes()))
-        });
-        taken.unwrap();
-    };
-    let taken = world.command(bob, |engine| {
-        engine.step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, with.as_bytes()))
-    });
-    taken.unwrap();
-    note(&mut world);
-    let seen = numbers(&mut world);
+    let note = json!({ "next_batch": "n", "rooms": { "join": { "bad": {} } } });
+    take_sync(&mut world, bob, &with);
+    take_sync(&mut world, bob, &note);
+    let seen = event_numbers(&mut world, bob, None, usize::MAX);
     world.lose_power(bob);
-    let kept = numbers(&mut world);
+    let kept = event_numbers(&mut world, bob, None, usize::MAX);
     assert!(kept.len() < seen.len(), "the last step was not fully synchronous");
-    note(&mut world);
-    let new: Vec<u64> = numbers(&mut world).into_iter().filter(|n| !kept.contains(n)).collect();
+    take_sync(&mut world, bob, &note);
+    let mut new = event_numbers(&mut world, bob, None, usize::MAX);
+    new.retain(|number| !kept.contains(number));
     assert!(
         !new.is_empty() && new.iter().all(|number| number > seen.last().unwrap()),
         "{seen:?} {new:?}"

@@ -7,7 +7,8 @@ mod behaviour_common;
 use std::collections::BTreeMap;
 
 use behaviour_common::{
-    Switch, answer, clean, due, edit_json, log_length, perform, pump_only, requests, seconds, take,
+    Switch, answer, clean, due, edit_json, event_numbers, log_length, next_sync, perform,
+    pump_only, requests, seconds, take, take_sync,
 };
 use herold::OwnedRoomId;
 use herold_machine::Outgoing;
@@ -269,25 +270,15 @@ fn app_events_are_acknowledged_one_by_one() {
         world.settle();
     }
     world.set_online(bob, true);
-    let request = world
-        .command(bob, |engine| engine.read(|machine, snapshot| machine.sync_request(snapshot, 0)));
-    let response = world.call_http(bob, &request.unwrap()).to_string();
-    world.command(bob, |engine| {
-        engine.step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, response.as_bytes()))
-    });
-    let after = |world: &mut World, from: Option<u64>, limit: usize| -> Vec<u64> {
-        let events = world.command(bob, |engine| {
-            engine.read(|machine, snapshot| machine.events_after(snapshot, from, limit))
-        });
-        events.unwrap().into_iter().map(|(sequence, _)| sequence).collect()
-    };
-    let all = after(&mut world, None, usize::MAX);
+    let response = next_sync(&mut world, bob);
+    take_sync(&mut world, bob, &response);
+    let all = event_numbers(&mut world, bob, None, usize::MAX);
     assert!(all.len() > 5, "{all:?}");
     assert!(all.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a number is missing: {all:?}");
     for place in 0..all.len() {
-        assert_eq!(after(&mut world, Some(all[place]), usize::MAX), all[place + 1..]);
+        assert_eq!(event_numbers(&mut world, bob, Some(all[place]), usize::MAX), all[place + 1..]);
         assert_eq!(
-            after(&mut world, Some(all[place]), 3),
+            event_numbers(&mut world, bob, Some(all[place]), 3),
             all[place + 1..].iter().copied().take(3).collect::<Vec<_>>()
         );
     }
@@ -296,7 +287,7 @@ fn app_events_are_acknowledged_one_by_one() {
             engine.step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, *last))
         });
         world.restart(bob);
-        assert_eq!(after(&mut world, None, usize::MAX), all[place + 1..]);
-        assert_eq!(after(&mut world, Some(*last), usize::MAX), all[place + 1..]);
+        assert_eq!(event_numbers(&mut world, bob, None, usize::MAX), all[place + 1..]);
+        assert_eq!(event_numbers(&mut world, bob, Some(*last), usize::MAX), all[place + 1..]);
     }
 }

@@ -5,24 +5,12 @@
 mod behaviour_common;
 
 use behaviour_common::{
-    clean, distinct, known_devices, log_length, put_state, seconds, sent_to, session, sessions_of,
-    turn_back,
+    block, clean, distinct, known_devices, log_length, put_state, seconds, sent_to, session,
+    sessions_of, turn_back,
 };
 use herold::{DecryptTrust, OwnedRoomId, Policy, Recipients};
 use herold_testkit::World;
 use serde_json::json;
-
-fn block(world: &mut World, by: usize, whom: usize, blocked: bool) {
-    let (user, device) =
-        (world.devices[whom].user_id.clone(), world.devices[whom].device_id.clone());
-    world
-        .command(by, |engine| {
-            engine.step(|machine, snapshot, cx| {
-                machine.set_blocked(snapshot, cx, &user, device.as_str().into(), blocked)
-            })
-        })
-        .expect("blocked");
-}
 
 fn two(seed: u64, rotation: serde_json::Value) -> (World, usize, usize, OwnedRoomId) {
     let mut world = World::new(seed);

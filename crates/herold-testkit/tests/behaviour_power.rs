@@ -4,7 +4,7 @@
 
 mod behaviour_common;
 
-use behaviour_common::{clean, seconds};
+use behaviour_common::{block, clean, known_devices, next_sync, seconds};
 use herold::{OwnedRoomId, Policy, Recipients};
 use herold_testkit::World;
 use serde_json::json;
@@ -129,10 +129,7 @@ fn a_withheld_code_is_still_known_after_a_power_loss() {
     world.set_online(bob, true);
     world.sync(bob);
     // The next request tells the server that the message has come.
-    let request = world
-        .command(bob, |engine| engine.read(|machine, snapshot| machine.sync_request(snapshot, 0)))
-        .unwrap();
-    world.call_http(bob, &request);
+    next_sync(&mut world, bob);
     let (user, id) = (world.devices[bob].user_id.to_string(), world.devices[bob].device_id.clone());
     assert!(world.server.inbox(&user, &id).is_empty());
     world.lose_power(bob);
@@ -172,20 +169,16 @@ fn a_block_survives_a_power_loss() {
     let mut world = World::new(71);
     let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
     world.make_room(&[alice, bob]);
-    let (user, device) = (world.devices[bob].user_id.clone(), world.devices[bob].device_id.clone());
-    let block = |world: &mut World, blocked: bool| {
-        let done = world.command(alice, |engine| {
-            engine.step(|machine, snapshot, cx| {
-                machine.set_blocked(snapshot, cx, &user, device.as_str().into(), blocked)
-            })
-        });
-        done.unwrap();
+    let user = world.devices[bob].user_id.clone();
+    let after_power_loss = |world: &mut World, blocked: bool| {
+        block(world, alice, bob, blocked);
         world.lose_power(alice);
-        let devices = world
-            .command(alice, |engine| engine.read(|machine, store| machine.devices(store, &user)))
-            .unwrap();
-        devices.devices.iter().map(|view| view.blocked).collect::<Vec<_>>()
+        known_devices(world, alice, &user)
+            .devices
+            .iter()
+            .map(|view| view.blocked)
+            .collect::<Vec<_>>()
     };
-    assert_eq!(block(&mut world, true), [true]);
-    assert_eq!(block(&mut world, false), [false]);
+    assert_eq!(after_power_loss(&mut world, true), [true]);
+    assert_eq!(after_power_loss(&mut world, false), [false]);
 }

@@ -233,14 +233,20 @@ impl Engine {
         ) -> Result<Step<Pending, T>, MachineError>,
     ) -> Result<Outputs<T>, EngineError> {
         let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
-        match decide(&mut self.machine, self.store.snapshot(), &mut cx) {
-            Ok(step) => self.commit(step),
-            Err(error) => {
-                // What it had taken in before it failed is nowhere else.
-                self.machine.forget_cached();
-                Err(error.into())
-            }
+        let decided = decide(&mut self.machine, self.store.snapshot(), &mut cx);
+        let step = self.decided(decided)?;
+        self.commit(step)
+    }
+
+    /// What a step that failed had taken in before is nowhere but in the caches: they go.
+    fn decided<T>(
+        &mut self,
+        decided: Result<Step<Pending, T>, MachineError>,
+    ) -> Result<Step<Pending, T>, EngineError> {
+        if decided.is_err() {
+            self.machine.forget_cached();
         }
+        Ok(decided?)
     }
 
     fn commit<T>(&mut self, step: Step<Pending, T>) -> Result<Outputs<T>, EngineError> {
@@ -263,16 +269,10 @@ impl Engine {
         self.unfinished = true;
         for round in 0..MAX_ADVANCES {
             let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
-            let snapshot = self.store.snapshot();
-            let step = match self.machine.advance(snapshot, &mut cx) {
-                Ok(step) => step,
-                Err(error) => {
-                    self.machine.forget_cached();
-                    return Err(error.into());
-                }
-            };
+            let decided = self.machine.advance(self.store.snapshot(), &mut cx);
+            let step = self.decided(decided)?;
             // Rows written as they already are would never end.
-            if is_idle(&step, snapshot)? {
+            if is_idle(&step, self.store.snapshot())? {
                 self.unfinished = false;
                 self.quiet_at = Some(start);
                 return Ok(round > 0);

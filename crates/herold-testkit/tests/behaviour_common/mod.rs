@@ -111,6 +111,49 @@ pub fn requests(world: &World, device: usize, part: &str, from: usize) -> Vec<Se
         .collect()
 }
 
+/// Blocks a device, or lets it be used again.
+pub fn block(world: &mut World, by: usize, whom: usize, blocked: bool) {
+    let (user, device) =
+        (world.devices[whom].user_id.clone(), world.devices[whom].device_id.clone());
+    world
+        .command(by, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.set_blocked(snapshot, cx, &user, device.as_str().into(), blocked)
+            })
+        })
+        .expect("blocked");
+}
+
+/// The response that a device's next sync would get.
+pub fn next_sync(world: &mut World, device: usize) -> Value {
+    let request = world.command(device, |engine| {
+        engine.read(|machine, snapshot| machine.sync_request(snapshot, 0))
+    });
+    world.call_http(device, &request.expect("a request"))
+}
+
+/// Has a device take a sync response; the app acknowledges nothing.
+pub fn take_sync(world: &mut World, device: usize, response: &Value) {
+    let response = response.to_string();
+    let taken = world.command(device, |engine| {
+        engine.step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, response.as_bytes()))
+    });
+    taken.expect("the response is taken");
+}
+
+/// The numbers of the app events that a device's app has not acknowledged.
+pub fn event_numbers(
+    world: &mut World,
+    device: usize,
+    after: Option<u64>,
+    limit: usize,
+) -> Vec<u64> {
+    let events = world.command(device, |engine| {
+        engine.read(|machine, snapshot| machine.events_after(snapshot, after, limit))
+    });
+    events.expect("they can be read").into_iter().map(|(number, _)| number).collect()
+}
+
 pub fn known_devices(world: &mut World, by: usize, of: &OwnedUserId) -> UserDevices {
     world
         .command(by, |engine| engine.read(|machine, snapshot| machine.devices(snapshot, of)))
