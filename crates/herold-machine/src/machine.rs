@@ -210,6 +210,26 @@ impl Machine {
         self.end(txn, ())
     }
 
+    /// Notes that these requests are being made. To be called before they are: a message waits for their
+    /// answers from then on, not from when it was queued.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn note_asked(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        requests: &[Outgoing],
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        for request in requests {
+            if let RequestKind::KeysClaim { devices } = &request.kind {
+                olm::note_asked(&mut txn, devices)?;
+            }
+        }
+        self.end(txn, ())
+    }
+
     /// Takes a page of history: the answer of the request of [`Machine::messages_request`]. Replies with
     /// the events' ids, oldest first.
     ///

@@ -23,6 +23,7 @@ use crate::{
     Answer, MachineError, Notice,
     devices::GENERATION,
     hot::Hot,
+    share::PATIENCE,
     txn::Txn,
     wire::{KeysClaimBody, RawMap},
 };
@@ -255,7 +256,25 @@ fn store_session(
 pub(crate) fn want_claim(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
     let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     if !txn.contains::<ClaimRecord>(&key)? {
-        txn.put(&key, &ClaimRecord { failures: 0, retry_at: txn.cx.now, unwedge: false });
+        txn.put(&key, &ClaimRecord { retry_at: txn.cx.now, ..ClaimRecord::default() });
+    }
+    Ok(())
+}
+
+/// Notes that the keys of `devices` are being asked for.
+pub(crate) fn note_asked(
+    txn: &mut Txn<'_, '_>,
+    devices: &[(OwnedUserId, OwnedDeviceId)],
+) -> Result<(), MachineError> {
+    for (user_id, device_id) in devices {
+        let key = DeviceKey { user_id: user_id.clone(), device_id: device_id.clone() };
+        let Some(claim) = txn.load::<ClaimRecord>(&key)? else { continue };
+        let now = txn.cx.now;
+        // After a pause, be it that the app was asleep, messages wait anew.
+        let goes_on = claim.asked_at.is_some_and(|last| now.saturating_since(last) < PATIENCE);
+        let since = claim.asked_since.filter(|since| goes_on && *since <= now);
+        let asked_since = Some(since.unwrap_or(now));
+        txn.put(&key, &ClaimRecord { asked_at: Some(now), asked_since, ..claim });
     }
     Ok(())
 }
@@ -299,11 +318,9 @@ pub(crate) fn unwedge(
     for device_id in txn.ids_by_key(user_id, sender_key)? {
         if let Some(device) = txn.device(user_id, &device_id)? {
             let key = DeviceKey { user_id: device.user_id, device_id: device.device_id };
-            let claim = txn.load::<ClaimRecord>(&key)?.unwrap_or(ClaimRecord {
-                failures: 0,
-                retry_at: now,
-                unwedge: false,
-            });
+            let claim = txn
+                .load::<ClaimRecord>(&key)?
+                .unwrap_or(ClaimRecord { retry_at: now, ..ClaimRecord::default() });
             txn.put(&key, &ClaimRecord { unwedge: true, ..claim });
             let retry_at = now.saturating_add(UNWEDGE_INTERVAL);
             txn.put(&name, &BackoffRecord { failures: 0, retry_at });

@@ -290,9 +290,10 @@ pub(crate) fn next_timeout(
         times
             .extend(snapshot.load::<TrackedUserRecord>(&key)?.and_then(|tracked| tracked.retry_at));
     }
-    times.extend(
-        snapshot.list::<ClaimRecord>(&[], usize::MAX)?.into_iter().map(|(_, claim)| claim.retry_at),
-    );
+    for (_, claim) in snapshot.list::<ClaimRecord>(&[], usize::MAX)? {
+        times.push(claim.retry_at);
+        times.extend(claim.asked_since.map(|since| since.saturating_add(PATIENCE)));
+    }
     times.extend(
         snapshot.list::<OutboxRecord>(&[], 1)?.into_iter().filter_map(|(_, row)| row.retry_at),
     );

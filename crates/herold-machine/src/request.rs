@@ -160,6 +160,13 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// Whether messages wait for its answer for a limited time, so that it must be known when it was made
+    /// ([`crate::Machine::note_asked`]).
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        matches!(self.kind, RequestKind::KeysClaim { .. })
+    }
+
     /// What kind of request it is, for logs.
     #[must_use]
     pub fn kind(&self) -> &'static str {

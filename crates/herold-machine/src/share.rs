@@ -100,7 +100,7 @@ pub(crate) fn prepare(
         Some(session) => session,
         None => new_session(txn, hot, room_id, room)?,
     };
-    let waiting = share(txn, hot, room_id, &mut session, &recipients, waited)?;
+    let waiting = share(txn, hot, room_id, &mut session, &recipients, Wait::ForClaims)?;
     if !waiting {
         session.device_generation = txn.current_number(GENERATION)?;
         session.member_generation = room.member_generation;
@@ -122,7 +122,7 @@ pub(crate) fn share_late(
     let Some(recipients) = recipients(txn, policy, room_id, room, PATIENCE)? else {
         return Ok(false);
     };
-    share(txn, hot, room_id, &mut session, &recipients, PATIENCE)?;
+    share(txn, hot, room_id, &mut session, &recipients, Wait::ForNothing)?;
     txn.put_changed(&RoomKey { room_id: room_id.to_owned() }, &session)?;
     Ok(true)
 }
@@ -137,6 +137,15 @@ fn delivered(
         .iter()
         .any(|(_, row)| row.shares.iter().any(|share| share.session_id == session.session_id));
     Ok(if pending { Readiness::Waiting } else { Readiness::Ready })
+}
+
+/// What a share waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// For keys being claimed, if they come in time.
+    ForClaims,
+    /// For nothing: it is for messages that have gone out.
+    ForNothing,
 }
 
 /// The devices of a room's members, sorted by whether they may have the key.
@@ -305,7 +314,7 @@ fn share(
     room_id: &RoomId,
     session: &mut OutboundSessionRecord,
     recipients: &Recipients,
-    waited: Duration,
+    wait: Wait,
 ) -> Result<bool, MachineError> {
     let known: BTreeMap<_, _> = txn
         .list::<ShareRecord>(&ShareKey::of(&session.session_id))?
@@ -360,8 +369,9 @@ fn share(
                     device_id: device.device_id.clone(),
                 };
                 let claim: Option<ClaimRecord> = txn.load(&claim_key)?;
-                let failures = claim.as_ref().map_or(0, |claim| claim.failures);
-                if failures == 0 && waited < PATIENCE {
+                if wait == Wait::ForClaims
+                    && claim.as_ref().is_some_and(|claim| is_hopeful(claim, txn.cx.now))
+                {
                     waiting = true;
                     continue;
                 }
@@ -400,6 +410,14 @@ fn share(
     refusals.enqueue(txn, "m.room_key.withheld")?;
     session.retry_at = retry_at;
     Ok(waiting)
+}
+
+/// Whether a claim may yet be answered in time: nothing was said against it, and it has not been asked for
+/// long, or is to be asked for now.
+fn is_hopeful(claim: &ClaimRecord, now: Timestamp) -> bool {
+    let in_time = |since: Timestamp| since <= now && now < since.saturating_add(PATIENCE);
+    let is_due = claim.retry_at <= now && claim.asked_at.is_none_or(|last| last < claim.retry_at);
+    claim.failures == 0 && (claim.asked_since.is_none_or(in_time) || is_due)
 }
 
 /// Whether a device was entitled to the key all along and could not be given it: it may have it later from

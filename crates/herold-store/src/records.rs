@@ -564,6 +564,10 @@ pub struct ClaimRecord {
     pub failures: u32,
     /// When to try, or try again.
     pub retry_at: Timestamp,
+    /// When it was last asked for.
+    pub asked_at: Option<Timestamp>,
+    /// Since when it has been asked for without a long pause: a message waits so long and no longer.
+    pub asked_since: Option<Timestamp>,
     /// The sessions we have with the device do not work: send `m.dummy` through the new one.
     pub unwedge: bool,
 }

@@ -154,17 +154,25 @@ impl Attacker {
         })
     }
 
+    /// Whether it has a session with a victim, or can open one with a claimed key.
+    pub fn reaches(&mut self, world: &mut World, victim: usize) -> bool {
+        let keys = victim_keys(world, victim);
+        if !self.sessions.contains_key(&keys.curve25519)
+            && let Some(session) = self.open(world, victim, &keys)
+        {
+            self.sessions.insert(keys.curve25519.clone(), session);
+        }
+        self.sessions.contains_key(&keys.curve25519)
+    }
+
     /// Encrypts a text to a victim, over a session that is opened with a claimed key if there is none.
     /// The content of the event.
     ///
     /// # Panics
     /// If no session can be opened.
     pub fn encrypt(&mut self, world: &mut World, victim: usize, plaintext: &str) -> Value {
+        assert!(self.reaches(world, victim), "the victim has one-time keys");
         let keys = victim_keys(world, victim);
-        if !self.sessions.contains_key(&keys.curve25519) {
-            let session = self.open(world, victim, &keys);
-            self.sessions.insert(keys.curve25519.clone(), session);
-        }
         let session = self.sessions.get_mut(&keys.curve25519).expect("it was just opened");
         let message = session.encrypt(plaintext.as_bytes()).expect("an honest session encrypts");
         json!({
@@ -223,7 +231,7 @@ impl Attacker {
         payloads
     }
 
-    fn open(&self, world: &mut World, victim: usize, keys: &VictimKeys) -> OlmSession {
+    fn open(&self, world: &mut World, victim: usize, keys: &VictimKeys) -> Option<OlmSession> {
         let (user, device) = names(world, victim);
         let body =
             json!({ "one_time_keys": { user.as_str(): { device.as_str(): "signed_curve25519" } } });
@@ -232,11 +240,9 @@ impl Attacker {
             .as_object()
             .and_then(|keys| keys.values().next())
             .and_then(|key| key["key"].as_str())
-            .and_then(|key| herold_crypto::curve25519_from_base64(key).ok())
-            .expect("the victim has one-time keys");
-        let identity = herold_crypto::curve25519_from_base64(&keys.curve25519)
-            .expect("the victim has a Curve25519 key");
-        self.account.create_outbound_session(identity, claimed).expect("honest keys are good")
+            .and_then(|key| herold_crypto::curve25519_from_base64(key).ok())?;
+        let identity = herold_crypto::curve25519_from_base64(&keys.curve25519).ok()?;
+        self.account.create_outbound_session(identity, claimed).ok()
     }
 }
 

@@ -16,13 +16,29 @@ pub enum Kill {
 
 #[derive(Default)]
 struct Platter {
-    /// What survives the death of the process.
-    written: MemoryStore,
     /// What survives a power loss.
     synced: MemoryStore,
+    /// What was written since, in its order: it survives the death of the process.
+    unsynced: Vec<ChangeSet>,
     commits: u64,
     kill: Option<Kill>,
     dead: bool,
+}
+
+impl Platter {
+    /// Brings a copy of what was synchronised up to what was written.
+    fn write(&self, copy: &mut MemoryStore) {
+        for changes in &self.unsynced {
+            // It was applied to the process's own copy, and memory does not fail.
+            let _applied = copy.commit(changes);
+        }
+    }
+
+    fn synchronise(&mut self) {
+        for changes in std::mem::take(&mut self.unsynced) {
+            let _applied = self.synced.commit(&changes);
+        }
+    }
 }
 
 /// A store's medium. Clones are the same disk.
@@ -39,20 +55,24 @@ impl Disk {
     /// The store as a process that starts now finds it.
     #[must_use]
     pub fn open(&self) -> DiskStore {
-        let mut platter = self.lock();
-        platter.dead = false;
-        DiskStore { view: platter.written.clone(), disk: self.clone() }
+        let view = self.image();
+        self.lock().dead = false;
+        DiskStore { view, disk: self.clone() }
     }
 
     /// The power fails: only what was fully synchronous is left.
     pub fn lose_power(&self) {
-        let mut platter = self.lock();
-        platter.written = platter.synced.clone();
+        self.lock().unsynced.clear();
     }
 
     /// The device dies as `kill` says.
     pub fn kill(&self, kill: Kill) {
         self.lock().kill = Some(kill);
+    }
+
+    /// The device no longer dies as [`Disk::kill`] said, unless it has.
+    pub fn spare(&self) {
+        self.lock().kill = None;
     }
 
     /// Whether the process on this disk has died.
@@ -70,14 +90,17 @@ impl Disk {
     /// A copy of what is on the disk now, to roll back to.
     #[must_use]
     pub fn image(&self) -> MemoryStore {
-        self.lock().written.clone()
+        let platter = self.lock();
+        let mut image = platter.synced.clone();
+        platter.write(&mut image);
+        image
     }
 
     /// Puts an image back.
     pub fn restore(&self, image: MemoryStore) {
         let mut platter = self.lock();
-        platter.synced = image.clone();
-        platter.written = image;
+        platter.synced = image;
+        platter.unsynced.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Platter> {
@@ -130,16 +153,16 @@ impl Store for DiskStore {
             platter.dead = true;
             return Err(killed());
         }
-        platter.written.commit(changes)?;
+        self.view.commit(changes)?;
+        platter.unsynced.push(changes.clone());
         if changes.durability() == Durability::Full {
-            platter.synced = platter.written.clone();
+            platter.synchronise();
         }
         if platter.kill == Some(Kill::After(number)) {
             platter.dead = true;
             return Err(killed());
         }
-        drop(platter);
-        self.view.commit(changes)
+        Ok(())
     }
 
     fn snapshot(&self) -> &dyn Snapshot {

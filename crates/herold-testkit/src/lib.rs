@@ -9,8 +9,16 @@
 #![forbid(unsafe_code)]
 
 pub mod homeserver;
+pub mod random;
+#[allow(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a run that breaks is a failure that is reported"
+)]
+pub mod sim;
 
 mod attacker;
+mod cross_signing;
 mod disk;
 mod faults;
 mod oracle;
@@ -20,8 +28,9 @@ mod scenario;
 mod world;
 
 pub use attacker::Attacker;
+pub use cross_signing::CrossSigning;
 pub use disk::{Disk, DiskStore, Kill};
 pub use faults::{Fate, Faults};
 pub use oracle::Oracle;
 pub use scenario::{Scenario, kill_at_each_commit};
-pub use world::{SimClock, SimDevice, World, open_policy};
+pub use world::{Encrypted, SimClock, SimDevice, World, open_policy};

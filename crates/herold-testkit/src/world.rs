@@ -1,6 +1,7 @@
 //! [`World`]: devices, a homeserver and a network, in virtual time.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +16,10 @@ use herold::{
 };
 use herold_crypto::{SecretString, SeededEntropy};
 use herold_machine::Outgoing;
+use herold_store::{
+    SnapshotExt as _,
+    records::{Only, QueueRecord, QueueState, SyncRecord},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -62,10 +67,14 @@ pub struct SimDevice {
     pub events: Vec<AppEvent>,
     /// How often it has died.
     pub deaths: u32,
+    /// The place in the stream at which the server had its keys.
+    pub published: Option<u64>,
     token: String,
     acknowledged: Option<u64>,
     engine: Option<Engine>,
     online: bool,
+    /// Queued, and not encrypted as far as is known.
+    waiting: BTreeSet<OwnedTransactionId>,
 }
 
 /// Devices, a homeserver, a network. See the crate's documentation.
@@ -87,7 +96,22 @@ pub struct World {
     pub uncached: bool,
     entropy: SeededEntropy,
     late: Vec<(usize, Outgoing, ServerResponse)>,
+    faults_met: u64,
+    encrypted: Vec<Encrypted>,
     seed: u64,
+}
+
+/// The moment at which a queued message was encrypted.
+#[derive(Clone, Debug)]
+pub struct Encrypted {
+    /// The device.
+    pub device: usize,
+    /// What it was queued under.
+    pub txn_id: OwnedTransactionId,
+    /// The place in the stream that the device had synced to.
+    pub since: u64,
+    /// The end of the stream then.
+    pub position: u64,
 }
 
 /// The policy that devices of the world start with: anybody's devices, so that a test needs no
@@ -115,6 +139,8 @@ impl World {
             uncached: false,
             entropy: SeededEntropy::new(seed),
             late: Vec::new(),
+            faults_met: 0,
+            encrypted: Vec::new(),
             seed,
         }
     }
@@ -181,10 +207,12 @@ impl World {
                 disk,
                 events: Vec::new(),
                 deaths: u32::from(dead),
+                published: None,
                 token,
                 acknowledged: None,
                 engine,
                 online: true,
+                waiting: BTreeSet::new(),
             });
             return self.devices.len() - 1;
         }
@@ -295,6 +323,8 @@ impl World {
         self.entropy.fill(&mut id);
         let txn_id = OwnedTransactionId::from(format!("app{:016x}", u64::from_le_bytes(id)));
         for _ in 0..4 {
+            self.start(device);
+            self.devices[device].waiting.insert(txn_id.clone());
             let queued = self.with_engine(device, |engine| {
                 engine.step(|machine, snapshot, cx| {
                     let txn_id = Some(txn_id.clone());
@@ -303,7 +333,10 @@ impl World {
             });
             match queued {
                 Some(Ok(_)) => return Ok(txn_id),
-                Some(Err(EngineError::Machine(error))) => return Err(error),
+                Some(Err(EngineError::Machine(error))) => {
+                    self.devices[device].waiting.remove(&txn_id);
+                    return Err(error);
+                }
                 _ => {} // it died; the app does not know, and asks again under the same id
             }
         }
@@ -390,6 +423,12 @@ impl World {
     /// Takes a device off the network, or puts it back.
     pub fn set_online(&mut self, device: usize, online: bool) {
         self.devices[device].online = online;
+    }
+
+    /// How many exchanges have gone wrong.
+    #[must_use]
+    pub fn faults_met(&self) -> u64 {
+        self.faults_met
     }
 
     /// Ends a device's process; it starts again when it is next needed.
@@ -518,7 +557,43 @@ impl World {
             sim.deaths += 1;
             return None;
         }
+        self.note_encrypted(device);
         Some(result)
+    }
+
+    /// Notes which of the device's messages were waiting until now and are not any more.
+    fn note_encrypted(&mut self, device: usize) {
+        let sim = &mut self.devices[device];
+        let Some(engine) = sim.engine.as_ref().filter(|_| !sim.waiting.is_empty()) else { return };
+        let snapshot = engine.snapshot();
+        let rows = snapshot.list::<QueueRecord>(&[], usize::MAX).expect("the queue can be read");
+        let still: BTreeSet<OwnedTransactionId> = rows
+            .into_iter()
+            .filter(|(_, row)| row.state == QueueState::Queued)
+            .map(|(_, row)| row.txn_id)
+            .collect();
+        let gone: Vec<_> = sim.waiting.difference(&still).cloned().collect();
+        if gone.is_empty() {
+            return;
+        }
+        let token: Option<SyncRecord> = snapshot.load(&Only).expect("the token can be read");
+        let since = token
+            .and_then(|token| token.next_batch)
+            .and_then(|token| HomeServer::position_of(&token))
+            .unwrap_or(0);
+        let position = self.server.position();
+        sim.waiting = still;
+        self.encrypted.extend(gone.into_iter().map(|txn_id| Encrypted {
+            device,
+            txn_id,
+            since,
+            position,
+        }));
+    }
+
+    /// What was encrypted since this was last asked.
+    pub fn take_encrypted(&mut self) -> Vec<Encrypted> {
+        std::mem::take(&mut self.encrypted)
     }
 
     fn start(&mut self, device: usize) {
@@ -539,6 +614,8 @@ impl World {
                 Ok(engine) => sim.engine = Some(engine),
                 Err(error) => panic!("a device cannot be started again: {error}"),
             }
+            // It may have died right after it had encrypted something.
+            self.note_encrypted(device);
         }
     }
 
@@ -599,6 +676,7 @@ impl World {
         self.oracle.watch(&user, &id, &request.path, &request.body, &encrypted);
         self.oracle.scan("a URL", &url);
         let fate = self.faults.draw(&mut self.entropy);
+        self.faults_met += u64::from(fate != Fate::Arrives);
         let now = self.clock.millis();
         let failure = |status: u16, errcode: &str, retry_after_ms| ServerResponse {
             status,
@@ -626,6 +704,10 @@ impl World {
             }
             Fate::Arrives | Fate::Delayed => Some(self.server.handle(now, &request)),
         };
+        let sim = &mut self.devices[device];
+        if sim.published.is_none() && self.server.has_device_keys(&user, &id) {
+            sim.published = Some(self.server.position());
+        }
         let response = response.map(|mut response| {
             if let Some(tamper) = &mut self.tamper {
                 tamper(device, &request.path, &mut response);

@@ -177,7 +177,11 @@ impl Engine {
         let mut events = Vec::new();
         let changed = self.move_on(&mut events)?;
         let mut due = self.machine.requests(self.store.snapshot(), self.now())?;
-        due.retain(|request| self.in_flight.insert(request.id.clone()));
+        due.retain(|request| !self.in_flight.contains(&request.id));
+        if due.iter().any(Outgoing::is_waited_for) {
+            self.commit_step(|machine, snapshot, cx| machine.note_asked(snapshot, cx, &due))?;
+        }
+        self.in_flight.extend(due.iter().map(|request| request.id.clone()));
         Ok(Outputs { reply: due, events, changed })
     }
 

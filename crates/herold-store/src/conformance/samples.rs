@@ -203,7 +203,7 @@ samples! {
     },
     OutdatedUserRecord: UserKey { user_id: user() } => OutdatedUserRecord,
     ClaimRecord: DeviceKey { user_id: user(), device_id: device_id() }
-        => ClaimRecord { failures: 2, retry_at: at(11), unwedge: true },
+        => ClaimRecord { failures: 2, retry_at: at(11), asked_at: Some(at(12)), asked_since: None, unwedge: true },
     RoomRecord: RoomKey { room_id: room() } => RoomRecord {
         membership: Membership::Join,
         encryption: Some(settings()),

@@ -54,6 +54,64 @@ impl HomeServer {
             .collect()
     }
 
+    /// The last position of the stream.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.pos
+    }
+
+    /// The stream position that a sync token stands for.
+    #[must_use]
+    pub fn position_of(token: &str) -> Option<u64> {
+        super::sync::parse_token(token).ok().map(|token| token.pos)
+    }
+
+    /// Whether a user was to read along at some position of the span, and whether at all of them: joined, or invited where the history is not for those who have joined only.
+    #[must_use]
+    pub fn reads_along(
+        &self,
+        room_id: &str,
+        user: &str,
+        span: std::ops::RangeInclusive<u64>,
+    ) -> (bool, bool) {
+        let Some(room) = self.rooms.get(room_id) else { return (false, false) };
+        let changes = room.events.iter().filter(|event| {
+            span.contains(&event.pos)
+                && (event.kind() == "m.room.history_visibility"
+                    || event.kind() == "m.room.member" && event.state_key() == Some(user))
+        });
+        let (mut ever, mut always) = (false, true);
+        for pos in changes.map(|event| event.pos).chain([*span.start()]) {
+            let reads = match room.membership_at(user, pos) {
+                "join" => true,
+                "invite" => {
+                    let visibility = room
+                        .state_at("m.room.history_visibility", "", pos)
+                        .and_then(|event| event.content("history_visibility"))
+                        .and_then(Value::as_str);
+                    visibility != Some("joined")
+                }
+                _ => false,
+            };
+            ever |= reads;
+            always &= reads;
+        }
+        (ever, always)
+    }
+
+    /// Whether a device has published its identity keys.
+    #[must_use]
+    pub fn has_device_keys(&self, user: &str, device: &str) -> bool {
+        self.device(user, device).is_some_and(|device| device.keys.is_some())
+    }
+
+    /// Whether the server has accepted an event of a device under this transaction id.
+    #[must_use]
+    pub fn has_event_of(&self, user: &str, device: &str, room_id: &str, txn_id: &str) -> bool {
+        let key = (room_id.to_owned(), txn_id.to_owned());
+        self.device(user, device).is_some_and(|device| device.event_txns.contains_key(&key))
+    }
+
     /// The device ids of a user.
     #[must_use]
     pub fn device_ids(&self, user: &str) -> Vec<String> {

@@ -3,8 +3,9 @@
 #![allow(dead_code)]
 
 use herold::{OwnedEventId, OwnedRoomId, RoomEvent, Utd};
-use herold_crypto::{Account, InboundGroupSession, OutboundGroupSession};
+use herold_crypto::{InboundGroupSession, OutboundGroupSession};
 use herold_machine::{DropReason, Notice};
+pub use herold_testkit::CrossSigning;
 use herold_testkit::{Attacker, World};
 use herold_trust::{Policy, Shield};
 use serde_json::{Value, json};
@@ -258,71 +259,6 @@ pub fn olm_messages(world: &World, user: &str, device: &str) -> usize {
         .filter(|sent| sent.recipient == user && sent.recipient_device == device)
         .filter(|sent| sent.event_type == "m.room.encrypted")
         .count()
-}
-
-/// A user's cross-signing identity. Accounts serve as plain signing keys.
-pub struct CrossSigning {
-    pub user: String,
-    pub master: Account,
-    pub self_signing: Account,
-}
-
-impl CrossSigning {
-    /// Makes one and uploads it in the name of the device's user.
-    pub fn upload(world: &mut World, device: usize) -> Self {
-        let identity = Self::new(&user(world, device));
-        let body = json!({
-            "master_key": identity.master_key(),
-            "self_signing_key": identity.self_signing_key(),
-        });
-        world.call(Some(device), "POST", "/_matrix/client/v3/keys/device_signing/upload", body);
-        identity
-    }
-
-    pub fn new(user: &str) -> Self {
-        Self { user: user.to_owned(), master: Account::new(), self_signing: Account::new() }
-    }
-
-    pub fn master_key(&self) -> Value {
-        let public = self.master.identity_keys().ed25519.to_base64();
-        json!({
-            "user_id": self.user,
-            "usage": ["master"],
-            "keys": { format!("ed25519:{public}"): public },
-        })
-    }
-
-    pub fn self_signing_key(&self) -> Value {
-        let public = self.self_signing.identity_keys().ed25519.to_base64();
-        let mut key = json!({
-            "user_id": self.user,
-            "usage": ["self_signing"],
-            "keys": { format!("ed25519:{public}"): public },
-        });
-        let master = self.master.identity_keys().ed25519.to_base64();
-        self.master.sign_json(&self.user, &master, &mut key).expect("a key can be signed");
-        key
-    }
-
-    /// Device keys with the self-signing key's signature.
-    pub fn sign(&self, mut keys: Value) -> Value {
-        let public = self.self_signing.identity_keys().ed25519.to_base64();
-        if let Some(object) = keys.as_object_mut() {
-            object.remove("unsigned");
-        }
-        self.self_signing.sign_json(&self.user, &public, &mut keys).expect("keys can be signed");
-        keys
-    }
-
-    /// Signs a device of the world and uploads the signature.
-    pub fn sign_device(&self, world: &mut World, device: usize) {
-        let id = id(world, device);
-        let keys = published(world, device, &self.user, &id);
-        let body = json!({ self.user.as_str(): { id.as_str(): self.sign(keys) } });
-        let answer =
-            world.call(Some(device), "POST", "/_matrix/client/v3/keys/signatures/upload", body);
-        assert_eq!(answer["failures"], json!({}));
-    }
 }
 
 /// The keys of a device as the server answers them.
