@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod claims;
 mod context;
 mod devices;
 mod error;

@@ -10,8 +10,8 @@ use herold_store::{
     StoreError,
     records::{
         BlockedRecord, ClaimRecord, DeviceKey, DeviceRecord, HistoryVisibility, IdentityRecord,
-        InboundSessionRecord, MemberKey, MemberRecord, Membership, OutboundSessionRecord,
-        OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord, RoomSessionKey,
+        InboundSessionKey, InboundSessionRecord, MemberKey, MemberRecord, Membership,
+        OutboundSessionRecord, OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord,
         SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState, TrackedUserRecord,
         UserKey,
     },
@@ -255,8 +255,11 @@ fn new_session(
     let own = txn.own();
     let inbound =
         InboundGroupSession::from_session_key(live.session_key().as_str()).map_err(crypto)?;
-    let inbound_key =
-        RoomSessionKey { room_id: room_id.to_owned(), session_id: session_id.clone() };
+    let inbound_key = InboundSessionKey {
+        room_id: room_id.to_owned(),
+        session_id: session_id.clone(),
+        sender_key: own.keys.curve25519,
+    };
     txn.put(
         &inbound_key,
         &InboundSessionRecord {

@@ -246,6 +246,20 @@ record_key! {
 prefix!(/// All sessions of a room.
     RoomSessionKey::of(room_id: ruma::RoomId));
 record_key! {
+    /// A Megolm session in a room, as one device has claimed it. Every member has the key and can send it on
+    /// as its own, so each claim has a row of its own: none can stand in another's way.
+    InboundSessionKey {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// The session.
+        session_id: SessionId,
+        /// The Curve25519 key of the claimant: [`InboundSessionRecord::sender_key`].
+        sender_key: Curve25519PublicKey,
+    }
+}
+prefix!(/// All claims to a session.
+    InboundSessionKey::of(room_id: ruma::RoomId, session_id: SessionId));
+record_key! {
     /// A device that a Megolm session was, or was not, shared with.
     ShareKey {
         /// The session.
@@ -302,12 +316,23 @@ record_key! {
         room_id: OwnedRoomId,
         /// The session whose key is missing.
         session_id: SessionId,
+        /// The message index that the ciphertext names, unchecked.
+        index: u64,
         /// The event.
         event_id: OwnedEventId,
     }
 }
 prefix!(/// All events that wait for a session.
     WaitingKey::for_session(room_id: ruma::RoomId, session_id: SessionId));
+impl WaitingKey {
+    /// All events that wait for a session and name this message index.
+    #[must_use]
+    pub fn at_index(room_id: &ruma::RoomId, session_id: &SessionId, index: u64) -> Vec<u8> {
+        let mut out = Self::for_session(room_id, session_id);
+        index.push(&mut out);
+        out
+    }
+}
 record_key! {
     /// A Megolm session, whatever its room.
     SessionKey {
@@ -326,6 +351,8 @@ record_key! {
         index: u64,
     }
 }
+prefix!(/// All message indices of a session that are known to be used.
+    MegolmIndexKey::of(room_id: ruma::RoomId, session_id: SessionId));
 
 /// This device's account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -428,7 +455,7 @@ pub struct OlmHashRecord {
 }
 record!(OlmHashRecord, HashKey, OlmHash);
 
-/// A room key received, with what is known about where it came from.
+/// A room key received, with what is known about where it came from. There is one for each claimant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InboundSessionRecord {
     /// The session. Secret.
@@ -450,7 +477,7 @@ pub struct InboundSessionRecord {
     /// The version of the backup that has it.
     pub backed_up: Option<String>,
 }
-record!(InboundSessionRecord, RoomSessionKey, InboundSession);
+record!(InboundSessionRecord, InboundSessionKey, InboundSession);
 
 /// The session that a room's next message is encrypted with.
 #[derive(Clone, Debug, Serialize, Deserialize)]

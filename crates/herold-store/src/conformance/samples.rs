@@ -158,7 +158,8 @@ samples! {
             last_received_at: at(4),
         },
     OlmHashRecord: HashKey { hash: [0xa5; 32] } => OlmHashRecord { received_at: at(5) },
-    InboundSessionRecord: RoomSessionKey { room_id: room(), session_id: session() }
+    InboundSessionRecord:
+        InboundSessionKey { room_id: room(), session_id: session(), sender_key: curve() }
         => InboundSessionRecord {
             pickle: secret("inbound"),
             sender_key: curve(),
@@ -234,7 +235,8 @@ samples! {
     },
     TimelineRecord: TimelineKey { room_id: room(), order: TimelineKey::MIDDLE }
         => TimelineRecord { event_id: event() },
-    WaitingRecord: WaitingKey { room_id: room(), session_id: session(), event_id: event() }
+    WaitingRecord:
+        WaitingKey { room_id: room(), session_id: session(), index: 3, event_id: event() }
         => WaitingRecord,
     MegolmIndexRecord: MegolmIndexKey { room_id: room(), session_id: session(), index: 3 }
         => MegolmIndexRecord { event_id: event(), origin_server_ts: 1_700_000_000_000 },
