@@ -25,6 +25,7 @@ pub fn decode(table: Table, key: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8
         Table::OlmHash => read::<r::OlmHashRecord>,
         Table::InboundSession => read::<r::InboundSessionRecord>,
         Table::OutboundSession => read::<r::OutboundSessionRecord>,
+        Table::RetiredSession => read::<r::RetiredSessionRecord>,
         Table::Share => read::<r::ShareRecord>,
         Table::Device => read::<r::DeviceRecord>,
         Table::DeviceByKey => read::<r::DeviceByKeyRecord>,

@@ -32,6 +32,7 @@ mod olm;
 mod outgoing;
 mod queue;
 mod request;
+mod retired;
 mod room_keys;
 mod rooms;
 mod share;

@@ -18,6 +18,7 @@ use crate::{
     Answer, AppEvent, MachineError, Notice,
     hot::Hot,
     messages::new_txn_id,
+    retired,
     share::{self, Readiness},
     txn::Txn,
 };
@@ -87,7 +88,7 @@ pub(crate) fn heads(rows: Vec<(SequenceKey, QueueRecord)>) -> Vec<(SequenceKey, 
 }
 
 /// Set when a device that had been left out can be reached again.
-const LATE_SHARES: &str = "late_shares";
+pub(crate) const LATE_SHARES: &str = "late_shares";
 
 /// A device that had been left out of a share can be reached again: the next [`advance`] gives it the
 /// keys of what it missed.
@@ -102,7 +103,7 @@ pub(crate) fn advance(
     policy: &Policy,
 ) -> Result<(), MachineError> {
     if txn.current_number(LATE_SHARES)? > 0 {
-        let mut done = true;
+        let mut done = retired::serve(txn, policy)?;
         for (key, session) in txn.list::<OutboundSessionRecord>(&[])? {
             let room: Option<RoomRecord> = txn.load(&key)?;
             if let Some(room) = room.filter(|_| session.retry_at.is_some()) {
@@ -259,7 +260,7 @@ pub(crate) fn handle_to_device_sent(
     let Some(mut row) = txn.load::<OutboxRecord>(&key)? else { return Ok(()) };
     if answer.success().is_some() {
         txn.delete::<OutboxRecord>(&key);
-        return Ok(());
+        return retired::note_accepted(txn, &row.shares);
     }
     let transient = answer.is_transient()
         && !matches!(answer, Answer::Response { status: TOO_LARGE, .. })

@@ -17,7 +17,7 @@ use crate::{
     AppEvent, DropReason, MachineError, Notice,
     devices::{DeviceLookup as _, device_of},
     hot::Hot,
-    olm, room_keys,
+    olm, retired, room_keys,
     txn::Txn,
     wire::{OlmContent, OlmPayload, ToDeviceEvent, parse},
 };
@@ -42,8 +42,8 @@ const KEEP_HASHES: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Old hashes are swept out this often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// Forgets the hashes of old messages, once a day.
-pub(crate) fn sweep_hashes(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+/// Forgets what is too old to matter, once a day: hashes of messages, and sessions that nobody came for.
+pub(crate) fn sweep(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let name = NameKey { name: "sweep/olm_hash".to_owned() };
     let now = txn.cx.now;
     let limit: Option<BackoffRecord> = txn.load(&name)?;
@@ -58,6 +58,7 @@ pub(crate) fn sweep_hashes(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
                 txn.delete::<OlmHashRecord>(&key);
             }
         }
+        retired::sweep(txn)?;
     }
     txn.put(&name, &BackoffRecord { failures: 0, retry_at: interval });
     Ok(())

@@ -42,6 +42,7 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("olm_hash", Small),
     Step::Table("inbound_session", Large),
     Step::Table("outbound_session", Large),
+    Step::Table("retired_session", Large),
     Step::Table("share", Small),
     Step::Table("device", Large),
     Step::Table("device_by_key", Small),

@@ -46,6 +46,8 @@ tables! {
     InboundSession = "inbound_session",
     /// Room keys that room messages are encrypted with.
     OutboundSession = "outbound_session",
+    /// Room keys no longer used that some devices are still to be given.
+    RetiredSession = "retired_session",
     /// Who was given which room key.
     Share = "share",
     /// Devices of users.

@@ -504,6 +504,17 @@ pub struct OutboundSessionRecord {
 }
 record!(OutboundSessionRecord, RoomKey, OutboundSession);
 
+/// A session that is used for no further message, and that devices which were to have it could not be given.
+/// What each of them has missed is in its [`ShareRecord`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetiredSessionRecord {
+    /// The session as it was made, at index 0. Secret.
+    pub initial: SecretBytes,
+    /// When it was replaced.
+    pub retired_at: Timestamp,
+}
+record!(RetiredSessionRecord, RoomSessionKey, RetiredSession);
+
 /// How far the sharing of a session with a device has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShareState {

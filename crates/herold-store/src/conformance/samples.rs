@@ -182,6 +182,8 @@ samples! {
         member_generation: 13,
         retry_at: None,
     },
+    RetiredSessionRecord: RoomSessionKey { room_id: room(), session_id: session() }
+        => RetiredSessionRecord { initial: secret("retired"), retired_at: at(16) },
     ShareRecord: ShareKey { session_id: session(), user_id: user(), device_id: device_id() }
         => ShareRecord {
             curve25519: curve(),
