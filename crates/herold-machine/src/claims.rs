@@ -24,6 +24,8 @@ use crate::{
 const MAX_CLAIMS: usize = 8;
 /// As many of them may be of one user's devices.
 const MAX_CLAIMS_OF_USER: usize = 2;
+/// As many events are looked at for who has sent them.
+const MAX_EVENTS: usize = 200;
 
 /// How well a claim fits an event's sender; the first is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +136,30 @@ pub(crate) fn make_room(
     Ok(true)
 }
 
+/// The claim to pass on to another device: the one worth most, and of several the one that knows most.
+pub(crate) fn best(
+    txn: &Txn<'_, '_>,
+    room_id: &RoomId,
+    session_id: &SessionId,
+) -> Result<Option<(InboundSessionKey, InboundSessionRecord)>, MachineError> {
+    let mut known =
+        txn.list::<InboundSessionRecord>(&InboundSessionKey::of(room_id, session_id))?;
+    known.retain(|(_, claim)| claim.sender_ed25519.is_some());
+    if known.len() <= 1 {
+        return Ok(known.pop());
+    }
+    let senders = senders(txn, room_id, session_id)?;
+    let mut best = None;
+    for (key, claim) in known {
+        let worth = worth(txn, room_id, &senders, &claim)?;
+        let rank = (worth, std::cmp::Reverse((claim.first_known_index, claim.received_at)));
+        if best.as_ref().is_none_or(|(best, _)| rank > *best) {
+            best = Some((rank, (key, claim)));
+        }
+    }
+    Ok(best.map(|(_, found)| found))
+}
+
 fn worth(
     txn: &Txn<'_, '_>,
     room_id: &RoomId,
@@ -158,7 +184,7 @@ fn worth(
     Ok(Worth(ground, backed))
 }
 
-/// The users who have sent events under a session, decrypted or waiting.
+/// The users who have sent events under a session, decrypted or waiting: the first of either kind.
 fn senders(
     txn: &Txn<'_, '_>,
     room_id: &RoomId,
@@ -169,7 +195,8 @@ fn senders(
     let events = waiting
         .into_iter()
         .map(|(key, _)| key.event_id)
-        .chain(used.into_iter().map(|(_, record)| record.event_id));
+        .take(MAX_EVENTS)
+        .chain(used.into_iter().map(|(_, record)| record.event_id).take(MAX_EVENTS));
     let mut senders = BTreeSet::new();
     for event_id in events {
         let key = EventKey { room_id: room_id.to_owned(), event_id };

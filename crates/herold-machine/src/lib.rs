@@ -26,6 +26,8 @@ mod devices;
 mod error;
 mod event;
 mod hot;
+mod key_answers;
+mod key_requests;
 mod machine;
 mod messages;
 mod olm;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     Answer, AppEvent, MachineError, Notice,
     hot::Hot,
+    key_requests,
     messages::new_txn_id,
     retired,
     share::{self, Readiness},
@@ -96,7 +97,8 @@ pub(crate) fn note_late_shares(txn: &mut Txn<'_, '_>) {
     txn.put(&NameKey { name: LATE_SHARES.to_owned() }, &CounterRecord { next: 1 });
 }
 
-/// Moves each room's first item on as far as it goes without an answer from outside.
+/// Moves everything on as far as it goes without an answer from outside: what late devices are owed, the room
+/// keys to be asked for, and each room's first item.
 pub(crate) fn advance(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
@@ -114,6 +116,7 @@ pub(crate) fn advance(
             txn.delete::<CounterRecord>(&NameKey { name: LATE_SHARES.to_owned() });
         }
     }
+    key_requests::ask(txn)?;
     for (key, row) in heads(txn.list::<QueueRecord>(&[])?) {
         advance_head(txn, hot, policy, &key, row)?;
     }

@@ -8,14 +8,14 @@ use herold_store::{
         WaitingKey, WaitingRecord, WithheldRecord,
     },
 };
-use herold_trust::{KeySource, MEGOLM};
+use herold_trust::{KeySource, MEGOLM, WithheldCode};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::value::RawValue;
 
 use crate::{
     DropReason, MachineError, Notice, claims,
     hot::Hot,
-    timeline,
+    key_requests, timeline,
     to_device::{OlmEvent, dropped},
     txn::Txn,
     wire::{RoomKeyContent, WithheldContent, parse},
@@ -24,7 +24,7 @@ use crate::{
 /// As many notes of `m.room_key.withheld` are kept.
 const MAX_WITHHELD: usize = 1000;
 /// Longer session ids and codes from outside are refused.
-const MAX_TEXT: usize = 255;
+pub(crate) const MAX_TEXT: usize = 255;
 
 /// Takes an `m.room_key` whose Olm payload has been checked.
 pub(crate) fn handle_room_key(
@@ -59,6 +59,7 @@ pub(crate) fn handle_room_key(
         shared_history: content.shared_history.unwrap_or(false),
         received_at: txn.cx.now,
         backed_up: None,
+        forwarders: Vec::new(),
     };
     match take(txn, hot, &key, record, session)? {
         Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),
@@ -104,15 +105,18 @@ pub(crate) fn take(
     let session =
         RoomSessionKey { room_id: key.room_id.clone(), session_id: key.session_id.clone() };
     let withheld = txn.load::<WithheldRecord>(&session)?;
-    if withheld.is_some_and(|note| record.sender.is_none_or(|sender| sender == note.sender)) {
+    if withheld
+        .is_some_and(|note| record.sender.as_ref().is_none_or(|sender| *sender == note.sender))
+    {
         txn.delete::<WithheldRecord>(&session);
     }
     hot.forget_inbound(&session);
     let waiting =
         txn.list::<WaitingRecord>(&WaitingKey::for_session(&key.room_id, &key.session_id))?;
     for (waiting, _) in waiting {
-        timeline::decrypt_late(txn, hot, &waiting)?;
+        timeline::decrypt_late(txn, hot, &waiting, record.sender.as_deref())?;
     }
+    key_requests::note_key(txn, &session)?;
     Ok(Taken::New)
 }
 
@@ -170,6 +174,9 @@ pub(crate) fn handle_withheld(
     };
     if content.code.len() > MAX_TEXT {
         return dropped(txn, Some(sender), DropReason::Malformed);
+    }
+    if sender == txn.own().user_id && content.code == WithheldCode::Unavailable.as_str() {
+        return Ok(()); // one of our own devices that does not have it either
     }
     let room_id = content.room_id.and_then(|room_id| OwnedRoomId::try_from(room_id).ok());
     if let (Some(room_id), Some(session_id)) = (&room_id, content.session_id)

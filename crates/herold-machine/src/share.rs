@@ -274,6 +274,7 @@ fn new_session(
             shared_history: false,
             received_at: txn.cx.now,
             backed_up: None,
+            forwarders: Vec::new(),
         },
     );
     txn.put(

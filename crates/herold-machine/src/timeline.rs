@@ -16,6 +16,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     AppEvent, DropReason, MachineError, Notice, Utd, claims,
     hot::Hot,
+    key_requests,
     txn::Txn,
     wire::{EventHead, MegolmContent, MegolmPayload, parse},
 };
@@ -167,7 +168,7 @@ fn decrypt(
     let wait = |txn: &mut Txn<'_, '_>| wait_for(txn, key, &session_id, &ciphertext);
     let known = hot.inbound(txn, &session_key)?;
     if known.is_empty() {
-        wait(txn);
+        wait(txn)?;
         let by_session = SessionKey { session_id: session_id.clone() };
         // Whoever has the key may have filed it there first: its owner's may still come.
         let elsewhere = txn
@@ -185,7 +186,7 @@ fn decrypt(
     let fitting = claims::fitting(txn, &records, &event.sender)?;
     if fitting.is_empty() {
         // Only others have claimed the session: the sender's own claim may still come.
-        wait(txn);
+        wait(txn)?;
         return Ok(failed(Utd::SenderUntrusted));
     }
     let mut decrypted = None;
@@ -206,7 +207,7 @@ fn decrypt(
     let Some((plaintext, index)) = decrypted else {
         if too_early || unproved {
             // A key that was passed on may be wrong.
-            wait(txn);
+            wait(txn)?;
         }
         return Ok(failed(if too_early { Utd::IndexTooEarly } else { Utd::BadCiphertext }));
     };
@@ -298,7 +299,12 @@ fn was_outside(raw: &str) -> bool {
         .is_ok_and(|event| matches!(event.unsigned.membership.as_str(), "leave" | "ban"))
 }
 
-fn wait_for(txn: &mut Txn<'_, '_>, key: &EventKey, session_id: &SessionId, ciphertext: &str) {
+fn wait_for(
+    txn: &mut Txn<'_, '_>,
+    key: &EventKey,
+    session_id: &SessionId,
+    ciphertext: &str,
+) -> Result<(), MachineError> {
     // What names no index is not decrypted by any key, but it is the key that shows it.
     let index = megolm_message_index(ciphertext).map_or(u64::MAX, u64::from);
     txn.put(
@@ -310,17 +316,27 @@ fn wait_for(txn: &mut Txn<'_, '_>, key: &EventKey, session_id: &SessionId, ciphe
         },
         &WaitingRecord,
     );
+    key_requests::note_missing(txn, &key.room_id, session_id)
 }
 
-/// Tries an event again whose key has come.
+/// Tries an event again whose key has come, as that of `claimant` if that is proved.
 pub(crate) fn decrypt_late(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
     waiting: &WaitingKey,
+    claimant: Option<&UserId>,
 ) -> Result<(), MachineError> {
     let key = EventKey { room_id: waiting.room_id.clone(), event_id: waiting.event_id.clone() };
+    let event = txn.load::<EventRecord>(&key)?;
+    if event.as_ref().is_some_and(|event| {
+        claimant.is_some_and(|claimant| claimant != event.sender)
+            && matches!(&event.decryption, Decryption::Undecryptable { reason, .. }
+                if Utd::parse(reason) == Utd::SenderUntrusted)
+    }) {
+        return Ok(()); // one more that is not its sender's
+    }
     txn.delete::<WaitingRecord>(waiting);
-    let Some(mut event) = txn.load::<EventRecord>(&key)? else { return Ok(()) };
+    let Some(mut event) = event else { return Ok(()) };
     let content = serde_json::from_str::<EventHead>(&event.raw).ok().and_then(|head| head.content);
     let Some(content) = content else { return Ok(()) };
     let decryption = decrypt(txn, hot, &key, &event, &content)?;

@@ -58,6 +58,8 @@ tables! {
     Blocked = "blocked",
     /// Cross-signing identities of users.
     Identity = "identity",
+    /// Identities that were verified on this device.
+    VerifiedIdentity = "verified_identity",
     /// Users whose device lists are tracked.
     TrackedUser = "tracked_user",
     /// Users whose device lists are outdated.
@@ -80,6 +82,10 @@ tables! {
     SessionRoom = "session_room",
     /// Why a room key was not given to us.
     Withheld = "withheld",
+    /// Room keys that we ask our own other devices for.
+    KeyRequest = "key_request",
+    /// What our own other devices have asked us for.
+    KeyAnswers = "key_answers",
     /// To-device messages to be sent.
     Outbox = "outbox",
     /// Room events to be sent.

@@ -476,6 +476,9 @@ pub struct InboundSessionRecord {
     pub received_at: Timestamp,
     /// The version of the backup that has it.
     pub backed_up: Option<String>,
+    /// The Curve25519 keys of the devices that passed it on, the last one last, as they say. Nothing is
+    /// believed because of it.
+    pub forwarders: Vec<Curve25519PublicKey>,
 }
 record!(InboundSessionRecord, InboundSessionKey, InboundSession);
 
@@ -573,6 +576,17 @@ pub struct IdentityRecord {
     pub first_seen: Timestamp,
 }
 record!(IdentityRecord, UserKey, Identity);
+
+/// The master key of a user that was verified on this very device. An identity counts as verified only
+/// while this is its master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedIdentityRecord {
+    /// The master key.
+    pub master: Ed25519PublicKey,
+    /// When it was verified.
+    pub verified_at: Timestamp,
+}
+record!(VerifiedIdentityRecord, UserKey, VerifiedIdentity);
 
 /// A user whose devices are tracked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -757,6 +771,52 @@ pub struct WithheldRecord {
     pub received_at: Timestamp,
 }
 record!(WithheldRecord, RoomSessionKey, Withheld);
+
+/// How far asking for a room key has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyRequestState {
+    /// Events wait for it: to be asked for at this time, if it has not come by then.
+    Noted(Timestamp),
+    /// These devices of our own user have been asked.
+    Asked(Vec<OwnedDeviceId>),
+    /// It has come, or the request was taken back: it is not asked for again.
+    Done,
+}
+
+/// A room key that we ask our own other devices for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRequestRecord {
+    /// The request's id; random.
+    pub request_id: String,
+    /// How far it has come.
+    pub state: KeyRequestState,
+}
+record!(KeyRequestRecord, RoomSessionKey, KeyRequest);
+
+/// What one of our own user's devices has asked us for. Its size is bounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAnswersRecord {
+    /// Since when requests are counted.
+    pub counted_since: Timestamp,
+    /// Requests taken since.
+    pub count: u32,
+    /// The ids of the last requests taken.
+    pub request_ids: Vec<String>,
+    /// What is to be sent once there is an Olm session with the device.
+    pub owed: Vec<OwedKey>,
+}
+record!(KeyAnswersRecord, DeviceKey, KeyAnswers);
+
+/// A room key that was asked for and is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwedKey {
+    /// The request.
+    pub request_id: String,
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The session.
+    pub session_id: SessionId,
+}
 
 /// A to-device request to be sent, always with the same bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
