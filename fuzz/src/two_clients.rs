@@ -14,7 +14,7 @@ use herold::{AppEvent, Engine, EngineError, MachineError};
 use herold_crypto::{InboundGroupSession, SessionId};
 use herold_store::{
     SnapshotExt as _,
-    records::{InboundSessionRecord, RoomSessionKey},
+    records::{InboundSessionKey, InboundSessionRecord},
 };
 use herold_testkit::Kill;
 use ruma::{OwnedRoomId, OwnedTransactionId};
@@ -342,9 +342,9 @@ impl Story {
     /// Whether a client has the key of a message.
     fn has_key(&self, who: usize, session_id: &SessionId, ciphertext: &str) -> bool {
         let store = self.net.players[who].disk.image();
-        let key = RoomSessionKey { room_id: self.room.clone(), session_id: session_id.clone() };
-        let record = store.load::<InboundSessionRecord>(&key).expect("readable");
-        record.is_some_and(|record| {
+        let claims = InboundSessionKey::of(&self.room, session_id);
+        let claims = store.list::<InboundSessionRecord>(&claims, usize::MAX).expect("readable");
+        claims.into_iter().any(|(_, record)| {
             let session = InboundGroupSession::from_record(record.pickle.as_slice());
             session.expect("a good record").decrypt(ciphertext).is_ok()
         })

@@ -19,7 +19,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::Value;
 
 use crate::{
-    Answer, DropReason, MachineError, Notice,
+    Answer, DropReason, MachineError, Notice, key_requests,
     txn::Txn,
     wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
 };
@@ -152,6 +152,9 @@ pub(crate) fn handle_query(
     }
     if changed {
         txn.next_number(GENERATION)?;
+        if asked.contains_key(&txn.own().user_id) {
+            key_requests::look_again(txn)?;
+        }
     }
     Ok(())
 }

@@ -9,8 +9,8 @@ use herold_crypto::{
 use herold_store::{
     StoreError,
     records::{
-        InboundSessionRecord, OlmSessionKey, OlmSessionRecord, OutboundSessionRecord,
-        RoomSessionKey,
+        InboundSessionKey, InboundSessionRecord, OlmSessionKey, OlmSessionRecord,
+        OutboundSessionRecord, RoomSessionKey,
     },
 };
 use herold_trust::{Device, parse_sender_device_keys};
@@ -35,7 +35,7 @@ const OLM_CACHE: usize = 200;
 #[derive(Default)]
 pub(crate) struct Hot {
     pub(crate) left: Left,
-    inbound: HashMap<RoomSessionKey, (InboundSessionRecord, InboundGroupSession)>,
+    inbound: HashMap<RoomSessionKey, Vec<Claim>>,
     outbound: BTreeMap<OwnedRoomId, Outbound>,
     /// Live Olm sessions, each with the record it is the same as.
     olm: HashMap<OlmSessionKey, (Zeroizing<Vec<u8>>, OlmSession)>,
@@ -43,6 +43,12 @@ pub(crate) struct Hot {
     ed25519: BTreeMap<String, Ed25519PublicKey>,
     /// What senders have said of their devices, word by word, and was verified.
     sender_devices: BTreeMap<(OwnedUserId, String), Device>,
+}
+
+/// A live inbound session as one device has claimed it.
+pub(crate) struct Claim {
+    pub(crate) record: InboundSessionRecord,
+    pub(crate) session: InboundGroupSession,
 }
 
 /// A live outbound session, and the index up to which the store has reserved it.
@@ -53,21 +59,28 @@ pub(crate) struct Outbound {
 }
 
 impl Hot {
-    /// The live session of a room key, and who owns it.
+    /// The live sessions of a room key, one for each device that has claimed it; none if the key has not come.
     pub(crate) fn inbound(
         &mut self,
         txn: &Txn<'_, '_>,
         key: &RoomSessionKey,
-    ) -> Result<Option<(&InboundSessionRecord, &mut InboundGroupSession)>, MachineError> {
+    ) -> Result<&mut [Claim], MachineError> {
         if !self.inbound.contains_key(key) {
-            let Some(record) = txn.load::<InboundSessionRecord>(key)? else { return Ok(None) };
-            let session = crate::room_keys::restore(&record)?;
+            let prefix = InboundSessionKey::of(&key.room_id, &key.session_id);
+            let mut claims = Vec::new();
+            for (_, record) in txn.list::<InboundSessionRecord>(&prefix)? {
+                let session = crate::room_keys::restore(&record)?;
+                claims.push(Claim { record, session });
+            }
+            if claims.is_empty() {
+                return Ok(&mut []);
+            }
             if self.inbound.len() >= INBOUND_CACHE {
                 self.inbound.clear();
             }
-            self.inbound.insert(key.clone(), (record, session));
+            self.inbound.insert(key.clone(), claims);
         }
-        Ok(self.inbound.get_mut(key).map(|(record, session)| (&*record, session)))
+        Ok(self.inbound.get_mut(key).map_or(&mut [], Vec::as_mut_slice))
     }
 
     pub(crate) fn forget_inbound(&mut self, key: &RoomSessionKey) {

@@ -20,17 +20,21 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod claims;
 mod context;
 mod devices;
 mod error;
 mod event;
 mod hot;
+mod key_answers;
+mod key_requests;
 mod machine;
 mod messages;
 mod olm;
 mod outgoing;
 mod queue;
 mod request;
+mod retired;
 mod room_keys;
 mod rooms;
 mod share;

@@ -372,6 +372,7 @@ pub(crate) fn handle_claim(
                 // A message may have gone without the device, be it after a failure or while this answer
                 // took its time.
                 crate::queue::note_late_shares(txn);
+                crate::key_answers::serve(txn, &device)?;
                 if claim.unwedge {
                     dummies.push(device);
                 }

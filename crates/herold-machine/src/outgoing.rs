@@ -6,9 +6,9 @@ use herold_crypto::Account;
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
-        AccountRecord, BackoffRecord, ClaimRecord, KeyUploadRecord, LoginRecord, NameKey, Only,
-        OutboxRecord, OutdatedUserRecord, QueueRecord, QueueState, RoomKey, RoomRecord, SyncRecord,
-        TrackedUserRecord,
+        AccountRecord, BackoffRecord, ClaimRecord, CounterRecord, KeyUploadRecord, LoginRecord,
+        Membership, NameKey, Only, OutboxRecord, OutdatedUserRecord, QueueRecord, QueueState,
+        RetiredSessionRecord, RoomKey, RoomRecord, SyncRecord, TrackedUserRecord,
     },
 };
 use herold_trust::Timestamp;
@@ -19,7 +19,7 @@ use crate::{
     Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
     account::{UPLOAD, upload_body},
     context::LONGEST_DELAY,
-    queue::heads,
+    queue::{LATE_SHARES, heads},
     request::RequestKind,
     rooms,
     share::PATIENCE,
@@ -102,6 +102,7 @@ pub(crate) fn requests(
     claims(snapshot, now, &mut requests)?;
     requests.extend(to_device(snapshot, now)?);
     sends(snapshot, now, &mut requests)?;
+    members_for_late_shares(snapshot, now, &mut requests)?;
     Ok(requests)
 }
 
@@ -228,24 +229,51 @@ fn sends(
                 });
             }
             QueueState::Queued => {
-                let room: Option<RoomRecord> =
-                    snapshot.load(&RoomKey { room_id: room_id.clone() })?;
-                let name = members_name(&room_id);
-                let limit: Option<BackoffRecord> =
-                    snapshot.load(&NameKey { name: name.clone() })?;
-                if let Some(room) =
-                    room.filter(|room| room.encryption.is_some() && !room.members_complete)
-                    && is_due(limit.map(|limit| limit.retry_at), now)
-                {
-                    let generation = room.member_generation;
-                    requests.push(Outgoing {
-                        id: RequestId(name),
-                        http: members_request(&room_id),
-                        kind: RequestKind::Members { room_id, generation },
-                    });
-                }
+                requests.extend(members(snapshot, now, &room_id)?);
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The member list of a room where it is needed to share a key, and not known.
+fn members(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+    room_id: &RoomId,
+) -> Result<Option<Outgoing>, MachineError> {
+    let name = members_name(room_id);
+    let room: Option<RoomRecord> = snapshot.load(&RoomKey { room_id: room_id.to_owned() })?;
+    let limit: Option<BackoffRecord> = snapshot.load(&NameKey { name: name.clone() })?;
+    let missing = room.filter(|room| room.encryption.is_some() && !room.members_complete);
+    Ok(missing.filter(|_| is_due(limit.map(|limit| limit.retry_at), now)).map(|room| Outgoing {
+        id: RequestId(name),
+        http: members_request(room_id),
+        kind: RequestKind::Members {
+            room_id: room_id.to_owned(),
+            generation: room.member_generation,
+        },
+    }))
+}
+
+/// Who may be given the keys that devices have missed depends on the member list.
+fn members_for_late_shares(
+    snapshot: &dyn Snapshot,
+    now: Timestamp,
+    requests: &mut Vec<Outgoing>,
+) -> Result<(), MachineError> {
+    let noted: Option<CounterRecord> = snapshot.load(&NameKey { name: LATE_SHARES.to_owned() })?;
+    if noted.is_none() {
+        return Ok(());
+    }
+    for (key, _) in snapshot.list::<RetiredSessionRecord>(&[], usize::MAX)? {
+        let room: Option<RoomRecord> = snapshot.load(&RoomKey { room_id: key.room_id.clone() })?;
+        if room.is_some_and(|room| room.membership == Membership::Join)
+            && let Some(request) = members(snapshot, now, &key.room_id)?
+            && requests.iter().all(|known| known.id != request.id)
+        {
+            requests.push(request);
         }
     }
     Ok(())

@@ -17,7 +17,9 @@ use serde_json::Value;
 use crate::{
     Answer, AppEvent, MachineError, Notice,
     hot::Hot,
+    key_requests,
     messages::new_txn_id,
+    retired,
     share::{self, Readiness},
     txn::Txn,
 };
@@ -87,7 +89,7 @@ pub(crate) fn heads(rows: Vec<(SequenceKey, QueueRecord)>) -> Vec<(SequenceKey, 
 }
 
 /// Set when a device that had been left out can be reached again.
-const LATE_SHARES: &str = "late_shares";
+pub(crate) const LATE_SHARES: &str = "late_shares";
 
 /// A device that had been left out of a share can be reached again: the next [`advance`] gives it the
 /// keys of what it missed.
@@ -95,14 +97,15 @@ pub(crate) fn note_late_shares(txn: &mut Txn<'_, '_>) {
     txn.put(&NameKey { name: LATE_SHARES.to_owned() }, &CounterRecord { next: 1 });
 }
 
-/// Moves each room's first item on as far as it goes without an answer from outside.
+/// Moves everything on as far as it goes without an answer from outside: what late devices are owed, the room
+/// keys to be asked for, and each room's first item.
 pub(crate) fn advance(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
     policy: &Policy,
 ) -> Result<(), MachineError> {
     if txn.current_number(LATE_SHARES)? > 0 {
-        let mut done = true;
+        let mut done = retired::serve(txn, policy)?;
         for (key, session) in txn.list::<OutboundSessionRecord>(&[])? {
             let room: Option<RoomRecord> = txn.load(&key)?;
             if let Some(room) = room.filter(|_| session.retry_at.is_some()) {
@@ -113,6 +116,7 @@ pub(crate) fn advance(
             txn.delete::<CounterRecord>(&NameKey { name: LATE_SHARES.to_owned() });
         }
     }
+    key_requests::ask(txn)?;
     for (key, row) in heads(txn.list::<QueueRecord>(&[])?) {
         advance_head(txn, hot, policy, &key, row)?;
     }
@@ -259,7 +263,7 @@ pub(crate) fn handle_to_device_sent(
     let Some(mut row) = txn.load::<OutboxRecord>(&key)? else { return Ok(()) };
     if answer.success().is_some() {
         txn.delete::<OutboxRecord>(&key);
-        return Ok(());
+        return retired::note_accepted(txn, &row.shares);
     }
     let transient = answer.is_transient()
         && !matches!(answer, Answer::Response { status: TOO_LARGE, .. })

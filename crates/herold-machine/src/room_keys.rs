@@ -4,18 +4,18 @@ use herold_crypto::{InboundGroupSession, SessionId, SessionRelation};
 use herold_store::{
     StoreError,
     records::{
-        InboundSessionRecord, RoomSessionKey, SessionKey, SessionRoomRecord, WaitingKey,
-        WaitingRecord, WithheldRecord,
+        InboundSessionKey, InboundSessionRecord, RoomSessionKey, SessionKey, SessionRoomRecord,
+        WaitingKey, WaitingRecord, WithheldRecord,
     },
 };
-use herold_trust::{KeySource, MEGOLM};
+use herold_trust::{KeySource, MEGOLM, WithheldCode};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::value::RawValue;
 
 use crate::{
-    DropReason, MachineError, Notice,
+    DropReason, MachineError, Notice, claims,
     hot::Hot,
-    timeline,
+    key_requests, timeline,
     to_device::{OlmEvent, dropped},
     txn::Txn,
     wire::{RoomKeyContent, WithheldContent, parse},
@@ -24,7 +24,7 @@ use crate::{
 /// As many notes of `m.room_key.withheld` are kept.
 const MAX_WITHHELD: usize = 1000;
 /// Longer session ids and codes from outside are refused.
-const MAX_TEXT: usize = 255;
+pub(crate) const MAX_TEXT: usize = 255;
 
 /// Takes an `m.room_key` whose Olm payload has been checked.
 pub(crate) fn handle_room_key(
@@ -47,10 +47,11 @@ pub(crate) fn handle_room_key(
     if session.session_id().as_str() != content.session_id {
         return dropped(txn, Some(event.sender), DropReason::RoomKeyConflict);
     }
-    let key = RoomSessionKey { room_id, session_id: session.session_id() };
+    let sender_key = event.sender_key;
+    let key = InboundSessionKey { room_id, session_id: session.session_id(), sender_key };
     let record = InboundSessionRecord {
         pickle: session.to_record(),
-        sender_key: event.sender_key,
+        sender_key,
         sender_ed25519: Some(event.sender_ed25519),
         sender: Some(event.sender.clone()),
         source: KeySource::Olm,
@@ -58,63 +59,107 @@ pub(crate) fn handle_room_key(
         shared_history: content.shared_history.unwrap_or(false),
         received_at: txn.cx.now,
         backed_up: None,
+        forwarders: Vec::new(),
     };
-    if !accepts(txn, &key, &record, session)? {
-        return dropped(txn, Some(event.sender), DropReason::RoomKeyConflict);
+    match take(txn, hot, &key, record, session)? {
+        Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),
+        Taken::New | Taken::Known => Ok(()),
     }
-    take(txn, hot, &key, &record)
 }
 
-/// Whether a new key may stand beside what is known of its session (attack N24). A second key of the
-/// same sender at a later index is right, but changes nothing, and is quietly not taken.
-fn accepts(
-    txn: &Txn<'_, '_>,
-    key: &RoomSessionKey,
-    new: &InboundSessionRecord,
-    mut session: InboundGroupSession,
-) -> Result<bool, MachineError> {
-    let Some(known) = txn.load::<InboundSessionRecord>(key)? else { return Ok(true) };
-    let mut stored = restore(&known)?;
-    let same_owner = known.sender_key == new.sender_key
-        && known.sender_ed25519 == new.sender_ed25519
-        && known.sender == new.sender;
-    Ok(match session.relation(&mut stored) {
-        // The same ratchet from the owner's own Olm channel is worth more than a copy of it.
-        SessionRelation::Equal | SessionRelation::Better => {
-            known.source != KeySource::Olm || same_owner
-        }
-        SessionRelation::Worse => known.source == KeySource::Olm && same_owner,
-        SessionRelation::Unconnected => false,
-    })
+/// What became of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It decrypts what could not be decrypted before.
+    New,
+    /// It says nothing new.
+    Known,
+    /// It contradicts what is known of its claimant, or there are too many claimants.
+    Refused,
 }
 
-/// Stores a key and decrypts what waited for it.
-fn take(
+/// Stores a key as that of its claimant, if it may stand beside what is known, and decrypts what waited for
+/// it.
+pub(crate) fn take(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
-    key: &RoomSessionKey,
-    record: &InboundSessionRecord,
-) -> Result<(), MachineError> {
-    let known = txn.load::<InboundSessionRecord>(key)?;
-    if known.is_some_and(|known| {
-        known.source == KeySource::Olm && known.first_known_index <= record.first_known_index
-    }) {
-        return Ok(());
-    }
-    txn.put(key, record);
+    key: &InboundSessionKey,
+    new: InboundSessionRecord,
+    session: InboundGroupSession,
+) -> Result<Taken, MachineError> {
+    let record = match txn.load::<InboundSessionRecord>(key)? {
+        None if !claims::make_room(txn, key, &new)? => return Ok(Taken::Refused),
+        None => new,
+        Some(known) => match merge(known, new, session)? {
+            Ok(Some(merged)) => merged,
+            Ok(None) => return Ok(Taken::Known),
+            Err(Conflict) => return Ok(Taken::Refused),
+        },
+    };
+    txn.put(key, &record);
     let by_session = SessionKey { session_id: key.session_id.clone() };
     if !txn.contains::<SessionRoomRecord>(&by_session)? {
         txn.put(&by_session, &SessionRoomRecord { room_id: key.room_id.clone() });
     }
     txn.require_full();
-    txn.delete::<WithheldRecord>(key);
-    hot.forget_inbound(key);
+    let session =
+        RoomSessionKey { room_id: key.room_id.clone(), session_id: key.session_id.clone() };
+    let withheld = txn.load::<WithheldRecord>(&session)?;
+    if withheld
+        .is_some_and(|note| record.sender.as_ref().is_none_or(|sender| *sender == note.sender))
+    {
+        txn.delete::<WithheldRecord>(&session);
+    }
+    hot.forget_inbound(&session);
     let waiting =
         txn.list::<WaitingRecord>(&WaitingKey::for_session(&key.room_id, &key.session_id))?;
     for (waiting, _) in waiting {
-        timeline::decrypt_late(txn, hot, &waiting)?;
+        timeline::decrypt_late(txn, hot, &waiting, record.sender.as_deref())?;
     }
-    Ok(())
+    key_requests::note_key(txn, &session)?;
+    Ok(Taken::New)
+}
+
+/// A key that is not the same claimant's, or not of the same ratchet.
+struct Conflict;
+
+/// What is known of a claimant's session once a second key of it has come (attack N24); `None` if that is
+/// no more than before.
+///
+/// Whose it is follows from the key that came by Olm, from which index on from the one that knows more: a
+/// ratchet that leads to the proved one is as good.
+fn merge(
+    known: InboundSessionRecord,
+    new: InboundSessionRecord,
+    mut session: InboundGroupSession,
+) -> Result<Result<Option<InboundSessionRecord>, Conflict>, StoreError> {
+    let same_owner = known.sender_ed25519 == new.sender_ed25519 && known.sender == new.sender;
+    let (known_proved, new_proved) = (known.source == KeySource::Olm, new.source == KeySource::Olm);
+    if known_proved && new_proved && !same_owner {
+        return Ok(Err(Conflict));
+    }
+    let better = match session.relation(&mut restore(&known)?) {
+        SessionRelation::Better => true,
+        SessionRelation::Equal | SessionRelation::Worse => false,
+        // A bogus copy must not keep the owner out.
+        SessionRelation::Unconnected if new_proved && !known_proved => return Ok(Ok(Some(new))),
+        SessionRelation::Unconnected => return Ok(Err(Conflict)),
+    };
+    let proves = new_proved && !known_proved;
+    if !better && !proves {
+        return Ok(Ok(None));
+    }
+    let (ratchet, claim) = match (better, proves) {
+        (true, true) => return Ok(Ok(Some(new))),
+        (true, false) => (new, known),
+        (false, _) => (known, new),
+    };
+    Ok(Ok(Some(InboundSessionRecord {
+        pickle: ratchet.pickle,
+        first_known_index: ratchet.first_known_index,
+        backed_up: None,
+        ..claim
+    })))
 }
 
 /// Takes `m.room_key.withheld`. It is in the clear, so anybody may have made it: it explains an event
@@ -130,6 +175,9 @@ pub(crate) fn handle_withheld(
     if content.code.len() > MAX_TEXT {
         return dropped(txn, Some(sender), DropReason::Malformed);
     }
+    if sender == txn.own().user_id && content.code == WithheldCode::Unavailable.as_str() {
+        return Ok(()); // one of our own devices that does not have it either
+    }
     let room_id = content.room_id.and_then(|room_id| OwnedRoomId::try_from(room_id).ok());
     if let (Some(room_id), Some(session_id)) = (&room_id, content.session_id)
         && session_id.len() <= MAX_TEXT
@@ -137,7 +185,9 @@ pub(crate) fn handle_withheld(
         let key =
             RoomSessionKey { room_id: room_id.clone(), session_id: SessionId::new(session_id) };
         let known = txn.load::<WithheldRecord>(&key)?;
-        if txn.contains::<InboundSessionRecord>(&key)?
+        let claims = txn
+            .list::<InboundSessionRecord>(&InboundSessionKey::of(&key.room_id, &key.session_id))?;
+        if claims.iter().any(|(_, claim)| claim.sender.as_ref() == Some(&sender))
             || known.as_ref().is_some_and(|known| known.sender == sender)
         {
             return Ok(()); // a key we have is not withheld; a second word changes nothing

@@ -5,7 +5,7 @@
 
 use herold_store::records::{
     CounterRecord, HistoryVisibility, MemberKey, MemberRecord, Membership, NameKey,
-    OutboundSessionRecord, RoomKey, RoomRecord, ShareKey, ShareRecord, TimelineKey,
+    OutboundSessionRecord, RoomKey, RoomRecord, TimelineKey,
 };
 use herold_trust::{MEGOLM, Policy, parse_encryption};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
@@ -14,6 +14,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     AppEvent, DropReason, MachineError, Notice, devices,
     hot::Hot,
+    retired,
     timeline::{self, Origin},
     txn::Txn,
     wire::{
@@ -259,13 +260,11 @@ pub(crate) fn messages_name(room_id: &RoomId) -> String {
     format!("outbound/{room_id}")
 }
 
-/// Ends the outbound session: the next message makes another.
+/// Ends the outbound session: the next message makes another. Devices that missed it can still be given it.
 pub(crate) fn discard_session(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result<(), MachineError> {
     let key = RoomKey { room_id: room_id.to_owned() };
     if let Some(session) = txn.load::<OutboundSessionRecord>(&key)? {
-        for (share, _) in txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))? {
-            txn.delete::<ShareRecord>(&share);
-        }
+        retired::retire(txn, room_id, &session)?;
         txn.delete::<OutboundSessionRecord>(&key);
         // After a power loss it must not come back: somebody who has it may have left.
         txn.require_full();

@@ -5,13 +5,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use herold_crypto::{InboundGroupSession, OutboundGroupSession, SecretString};
+use herold_crypto::{
+    InboundGroupSession, OutboundGroupSession, SecretBytes, SecretString, SessionId,
+};
 use herold_store::{
     StoreError,
     records::{
         BlockedRecord, ClaimRecord, DeviceKey, DeviceRecord, HistoryVisibility, IdentityRecord,
-        InboundSessionRecord, MemberKey, MemberRecord, Membership, OutboundSessionRecord,
-        OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord, RoomSessionKey,
+        InboundSessionKey, InboundSessionRecord, MemberKey, MemberRecord, Membership,
+        OutboundSessionRecord, OutboxRecord, OutboxShare, OutdatedUserRecord, RoomKey, RoomRecord,
         SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState, TrackedUserRecord,
         UserKey,
     },
@@ -29,7 +31,7 @@ use crate::{
     hot::Hot,
     messages::Messages,
     olm::{self, OwnIdentity},
-    rooms,
+    retired, rooms,
     txn::Txn,
 };
 
@@ -149,13 +151,13 @@ enum Wait {
 }
 
 /// The devices of a room's members, sorted by whether they may have the key.
-struct Recipients {
-    entitled: BTreeMap<(OwnedUserId, OwnedDeviceId), Device>,
+pub(crate) struct Recipients {
+    pub(crate) entitled: BTreeMap<(OwnedUserId, OwnedDeviceId), Device>,
     withheld: Vec<(Device, WithheldCode)>,
 }
 
 /// The room's devices. `None` while a list is outdated that can be had.
-fn recipients(
+pub(crate) fn recipients(
     txn: &mut Txn<'_, '_>,
     policy: &Policy,
     room_id: &RoomId,
@@ -213,7 +215,7 @@ fn recipients(
     Ok(Some(recipients))
 }
 
-/// Every live session that `device` was given is to be given to it again, from the same index on. Answers
+/// Every session that `device` was given and that is still kept is to be given to it again, from the same index on. Answers
 /// whether there is one.
 pub(crate) fn forget_shares(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
     let mut any = false;
@@ -231,7 +233,7 @@ pub(crate) fn forget_shares(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bo
             any = true;
         }
     }
-    Ok(any)
+    Ok(any | retired::forget_shares(txn, device)?)
 }
 
 /// Whether the session has been given to a device that is no longer entitled. A share that failed may
@@ -264,8 +266,11 @@ fn new_session(
     let own = txn.own();
     let inbound =
         InboundGroupSession::from_session_key(live.session_key().as_str()).map_err(crypto)?;
-    let inbound_key =
-        RoomSessionKey { room_id: room_id.to_owned(), session_id: session_id.clone() };
+    let inbound_key = InboundSessionKey {
+        room_id: room_id.to_owned(),
+        session_id: session_id.clone(),
+        sender_key: own.keys.curve25519,
+    };
     txn.put(
         &inbound_key,
         &InboundSessionRecord {
@@ -278,6 +283,7 @@ fn new_session(
             shared_history: false,
             received_at: txn.cx.now,
             backed_up: None,
+            forwarders: Vec::new(),
         },
     );
     txn.put(
@@ -322,7 +328,7 @@ fn share(
         .map(|(key, share)| ((key.user_id, key.device_id), share))
         .collect();
     let live_index = hot.outbound(room_id, session)?.message_index();
-    let mut keys = SessionKeys::new(room_id, session);
+    let mut keys = SessionKeys::new(room_id, session.session_id.clone(), session.initial.clone());
     let mut own: Option<OwnIdentity> = None;
     let mut messages = Messages::default();
     let mut refusals = Messages::default();
@@ -422,7 +428,7 @@ fn is_hopeful(claim: &ClaimRecord, now: Timestamp) -> bool {
 
 /// Whether a device was entitled to the key all along and could not be given it: it may have it later from
 /// where it missed on.
-fn was_only_missed(state: &ShareState) -> bool {
+pub(crate) fn was_only_missed(state: &ShareState) -> bool {
     match state {
         ShareState::Failed => true,
         ShareState::Withheld(code) => code == WithheldCode::NoOlm.as_str(),
@@ -454,24 +460,27 @@ fn withheld_content(
 }
 
 /// The `m.room_key` contents of one session, made once for each index needed.
-struct SessionKeys<'a> {
+pub(crate) struct SessionKeys<'a> {
     room_id: &'a RoomId,
-    session: OutboundSessionRecord,
+    session_id: SessionId,
+    initial: SecretBytes,
     contents: BTreeMap<u32, Zeroizing<String>>,
 }
 
 impl<'a> SessionKeys<'a> {
-    fn new(room_id: &'a RoomId, session: &OutboundSessionRecord) -> Self {
-        Self { room_id, session: session.clone(), contents: BTreeMap::new() }
+    /// Those of the session that was `initial` when it was made.
+    pub(crate) fn new(room_id: &'a RoomId, session_id: SessionId, initial: SecretBytes) -> Self {
+        Self { room_id, session_id, initial, contents: BTreeMap::new() }
     }
 
-    fn content_at(&mut self, index: u32) -> Result<&str, MachineError> {
+    /// The content for a device that is to read from `index` on. Secret.
+    pub(crate) fn content_at(&mut self, index: u32) -> Result<&str, MachineError> {
         if !self.contents.contains_key(&index) {
-            let key = session_key_at(&self.session, index)?;
+            let key = session_key_at(&self.initial, index)?;
             let content = json!({
                 "algorithm": MEGOLM,
                 "room_id": self.room_id,
-                "session_id": self.session.session_id.as_str(),
+                "session_id": self.session_id.as_str(),
                 "session_key": key.as_str(),
             });
             self.contents.insert(index, Zeroizing::new(content.to_string()));
@@ -480,13 +489,10 @@ impl<'a> SessionKeys<'a> {
     }
 }
 
-/// The session's key from `index` on.
-fn session_key_at(
-    session: &OutboundSessionRecord,
-    index: u32,
-) -> Result<SecretString, MachineError> {
+/// The key from `index` on of the session that was `initial` when it was made.
+fn session_key_at(initial: &SecretBytes, index: u32) -> Result<SecretString, MachineError> {
     let corrupt = |_| StoreError::Corrupt("an outbound session".to_owned());
-    let initial = OutboundGroupSession::from_record(session.initial.as_slice()).map_err(corrupt)?;
+    let initial = OutboundGroupSession::from_record(initial.as_slice()).map_err(corrupt)?;
     let ahead = index.saturating_sub(initial.message_index());
     if ahead == 0 {
         return Ok(initial.session_key());

@@ -43,7 +43,7 @@ pub(crate) fn handle(
         to_device::handle(txn, hot, policy, raw)?;
     }
     if !to_device.events.is_empty() {
-        to_device::sweep_hashes(txn)?;
+        to_device::sweep(txn)?;
         // The next request makes the server forget them.
         txn.require_full();
     }

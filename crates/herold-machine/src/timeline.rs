@@ -3,19 +3,20 @@
 //! A plaintext is stored with a sender only after the owner of the session and the sender the server
 //! names were compared (attack N13).
 
-use herold_crypto::{MegolmError, SessionId};
+use herold_crypto::{MegolmError, SessionId, megolm_message_index};
 use herold_store::records::{
-    Decryption, EventKey, EventRecord, InboundSessionRecord, MegolmIndexKey, MegolmIndexRecord,
-    RoomRecord, RoomSessionKey, SessionKey, SessionRoomRecord, TimelineKey, TimelineRecord,
-    WaitingKey, WaitingRecord,
+    Decryption, EventKey, EventRecord, InboundSessionKey, InboundSessionRecord, MegolmIndexKey,
+    MegolmIndexRecord, RoomRecord, RoomSessionKey, SessionKey, SessionRoomRecord, TimelineKey,
+    TimelineRecord, WaitingKey, WaitingRecord,
 };
 use herold_trust::{KeySource, MEGOLM};
-use ruma::{OwnedEventId, OwnedUserId, RoomId};
+use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    AppEvent, DropReason, MachineError, Notice, Utd,
+    AppEvent, DropReason, MachineError, Notice, Utd, claims,
     hot::Hot,
+    key_requests,
     txn::Txn,
     wire::{EventHead, MegolmContent, MegolmPayload, parse},
 };
@@ -74,6 +75,9 @@ pub(crate) fn ingest(
         in_encrypted_room: room.encryption.is_some(),
         decryption: Decryption::Clear,
     };
+    if origin != Origin::Single {
+        record.order = Some(place(txn, room_id, room, &event_id, origin));
+    }
     if record.event_type == "m.room.encrypted" {
         let decryption = match (&head.state_key, &head.content) {
             // Encrypted state is not supported; a ciphertext must not pass for state.
@@ -82,9 +86,6 @@ pub(crate) fn ingest(
             (None, Some(content)) => decrypt(txn, hot, &key, &record, content)?,
         };
         set_decryption(&mut record, decryption);
-    }
-    if origin != Origin::Single {
-        record.order = Some(place(txn, room_id, room, &event_id, origin));
     }
     txn.put(&key, &record);
     if record.event_type == "m.room.redaction" {
@@ -164,34 +165,52 @@ fn decrypt(
     let failed = |reason: Utd| undecryptable(reason, Some(session_id.clone()));
     let session_key =
         RoomSessionKey { room_id: key.room_id.clone(), session_id: session_id.clone() };
-    let Some((owner, session)) = hot.inbound(txn, &session_key)? else {
+    let wait = |txn: &mut Txn<'_, '_>| wait_for(txn, key, &session_id, &ciphertext);
+    let known = hot.inbound(txn, &session_key)?;
+    if known.is_empty() {
+        wait(txn)?;
         let by_session = SessionKey { session_id: session_id.clone() };
-        if txn
+        // Whoever has the key may have filed it there first: its owner's may still come.
+        let elsewhere = txn
             .load::<SessionRoomRecord>(&by_session)?
-            .is_some_and(|known| known.room_id != key.room_id)
-        {
-            // Whoever has the key may have filed it there first: its owner's may still come.
-            wait_for(txn, key, &session_id);
-            return Ok(failed(Utd::RoomMismatch));
-        }
-        wait_for(txn, key, &session_id);
-        return Ok(failed(if was_outside(&event.raw) {
+            .is_some_and(|known| known.room_id != key.room_id);
+        return Ok(failed(if elsewhere {
+            Utd::RoomMismatch
+        } else if was_outside(&event.raw) {
             Utd::NotMemberThen
         } else {
             Utd::MissingKey
         }));
-    };
-    let (plaintext, index) = match session.decrypt(&ciphertext) {
-        Ok(decrypted) => decrypted,
-        Err(MegolmError::IndexTooEarly { .. }) => {
-            wait_for(txn, key, &session_id);
-            return Ok(failed(Utd::IndexTooEarly));
-        }
-        Err(_) => return Ok(failed(Utd::BadCiphertext)),
-    };
-    if owner.source == KeySource::Olm && owner.sender.as_ref() != Some(&event.sender) {
+    }
+    let records: Vec<&InboundSessionRecord> = known.iter().map(|claim| &claim.record).collect();
+    let fitting = claims::fitting(txn, &records, &event.sender)?;
+    if fitting.is_empty() {
+        // Only others have claimed the session: the sender's own claim may still come.
+        wait(txn)?;
         return Ok(failed(Utd::SenderUntrusted));
     }
+    let mut decrypted = None;
+    let (mut too_early, mut unproved) = (false, false);
+    for place in fitting {
+        let Some(claim) = known.get_mut(place) else { continue };
+        match claim.session.decrypt(&ciphertext) {
+            Ok(found) => {
+                decrypted = Some(found);
+                break;
+            }
+            Err(error) => {
+                too_early |= matches!(error, MegolmError::IndexTooEarly { .. });
+                unproved |= claim.record.source != KeySource::Olm;
+            }
+        }
+    }
+    let Some((plaintext, index)) = decrypted else {
+        if too_early || unproved {
+            // A key that was passed on may be wrong.
+            wait(txn)?;
+        }
+        return Ok(failed(if too_early { Utd::IndexTooEarly } else { Utd::BadCiphertext }));
+    };
     let Ok(payload) = serde_json::from_slice::<MegolmPayload>(&plaintext) else {
         return Ok(failed(Utd::BadCiphertext));
     };
@@ -210,6 +229,9 @@ fn decrypt(
     match txn.load::<MegolmIndexRecord>(&index_key)? {
         Some(known) if known != this => return Ok(failed(Utd::Replay)),
         Some(_) => {}
+        None if claims::is_copy(txn, key, event, &session_id, u64::from(index))? => {
+            return Ok(failed(Utd::Replay));
+        }
         None => txn.put(&index_key, &this),
     }
     Ok(Decryption::Decrypted {
@@ -277,26 +299,44 @@ fn was_outside(raw: &str) -> bool {
         .is_ok_and(|event| matches!(event.unsigned.membership.as_str(), "leave" | "ban"))
 }
 
-fn wait_for(txn: &mut Txn<'_, '_>, key: &EventKey, session_id: &SessionId) {
+fn wait_for(
+    txn: &mut Txn<'_, '_>,
+    key: &EventKey,
+    session_id: &SessionId,
+    ciphertext: &str,
+) -> Result<(), MachineError> {
+    // What names no index is not decrypted by any key, but it is the key that shows it.
+    let index = megolm_message_index(ciphertext).map_or(u64::MAX, u64::from);
     txn.put(
         &WaitingKey {
             room_id: key.room_id.clone(),
             session_id: session_id.clone(),
+            index,
             event_id: key.event_id.clone(),
         },
         &WaitingRecord,
     );
+    key_requests::note_missing(txn, &key.room_id, session_id)
 }
 
-/// Tries an event again whose key has come.
+/// Tries an event again whose key has come, as that of `claimant` if that is proved.
 pub(crate) fn decrypt_late(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
     waiting: &WaitingKey,
+    claimant: Option<&UserId>,
 ) -> Result<(), MachineError> {
     let key = EventKey { room_id: waiting.room_id.clone(), event_id: waiting.event_id.clone() };
+    let event = txn.load::<EventRecord>(&key)?;
+    if event.as_ref().is_some_and(|event| {
+        claimant.is_some_and(|claimant| claimant != event.sender)
+            && matches!(&event.decryption, Decryption::Undecryptable { reason, .. }
+                if Utd::parse(reason) == Utd::SenderUntrusted)
+    }) {
+        return Ok(()); // one more that is not its sender's
+    }
     txn.delete::<WaitingRecord>(waiting);
-    let Some(mut event) = txn.load::<EventRecord>(&key)? else { return Ok(()) };
+    let Some(mut event) = event else { return Ok(()) };
     let content = serde_json::from_str::<EventHead>(&event.raw).ok().and_then(|head| head.content);
     let Some(content) = content else { return Ok(()) };
     let decryption = decrypt(txn, hot, &key, &event, &content)?;
@@ -328,13 +368,17 @@ fn redact(txn: &mut Txn<'_, '_>, room_id: &RoomId, raw: &RawValue) -> Result<(),
     Ok(())
 }
 
-/// Who is known to own the session of a decrypted event.
+/// The claim that a decrypted event of `sender` is attributed to, as far as is known now.
 pub(crate) fn owner(
     snapshot: &dyn herold_store::Snapshot,
     room_id: &RoomId,
     session_id: &SessionId,
+    sender: &UserId,
 ) -> Result<Option<InboundSessionRecord>, MachineError> {
     use herold_store::SnapshotExt as _;
-    let key = RoomSessionKey { room_id: room_id.to_owned(), session_id: session_id.clone() };
-    Ok(snapshot.load(&key)?)
+    let prefix = InboundSessionKey::of(room_id, session_id);
+    let known = snapshot.list::<InboundSessionRecord>(&prefix, usize::MAX)?;
+    let records: Vec<&InboundSessionRecord> = known.iter().map(|(_, record)| record).collect();
+    let best = claims::fitting(&snapshot, &records, sender)?.first().copied();
+    Ok(best.and_then(|place| known.into_iter().nth(place)).map(|(_, record)| record))
 }

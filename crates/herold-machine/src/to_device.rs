@@ -17,7 +17,7 @@ use crate::{
     AppEvent, DropReason, MachineError, Notice,
     devices::{DeviceLookup as _, device_of},
     hot::Hot,
-    olm, room_keys,
+    key_answers, key_requests, olm, retired, room_keys,
     txn::Txn,
     wire::{OlmContent, OlmPayload, ToDeviceEvent, parse},
 };
@@ -42,8 +42,8 @@ const KEEP_HASHES: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Old hashes are swept out this often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// Forgets the hashes of old messages, once a day.
-pub(crate) fn sweep_hashes(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+/// Forgets what is too old to matter, once a day: hashes of messages, and sessions that nobody came for.
+pub(crate) fn sweep(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let name = NameKey { name: "sweep/olm_hash".to_owned() };
     let now = txn.cx.now;
     let limit: Option<BackoffRecord> = txn.load(&name)?;
@@ -58,6 +58,7 @@ pub(crate) fn sweep_hashes(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
                 txn.delete::<OlmHashRecord>(&key);
             }
         }
+        retired::sweep(txn)?;
     }
     txn.put(&name, &BackoffRecord { failures: 0, retry_at: interval });
     Ok(())
@@ -82,13 +83,14 @@ pub(crate) fn handle(
     match event.event_type.as_str() {
         "m.room.encrypted" => handle_encrypted(txn, hot, policy, sender, &content),
         "m.room_key.withheld" => room_keys::handle_withheld(txn, sender, &content),
+        "m.room_key_request" => key_answers::handle_request(txn, &sender, &content),
         "m.room_key"
         | "m.forwarded_room_key"
         | "m.secret.send"
         | "m.room_key_bundle"
         | "io.element.msc4268.room_key_bundle" => dropped(txn, Some(sender), DropReason::NotByOlm),
-        // Requests and verification are not answered by this version; anything else in the clear is
-        // not for an end-to-end-encryption core.
+        // Verification is not answered by this version; anything else in the clear is not for an
+        // end-to-end-encryption core.
         _ => Ok(()),
     }
 }
@@ -212,11 +214,9 @@ fn dispatch(
             Some(device) => olm::share_again(txn, device),
             None => Ok(()),
         },
-        // Nothing was asked for, so nothing of this kind is taken (attacks N05 and N08).
-        "m.forwarded_room_key"
-        | "m.secret.send"
-        | "m.room_key_bundle"
-        | "io.element.msc4268.room_key_bundle" => {
+        "m.forwarded_room_key" => key_requests::handle_forwarded(txn, hot, event),
+        // Nothing was asked for, so nothing of this kind is taken (attack N08).
+        "m.secret.send" | "m.room_key_bundle" | "io.element.msc4268.room_key_bundle" => {
             dropped(txn, Some(event.sender), DropReason::Unsolicited)
         }
         _ => {

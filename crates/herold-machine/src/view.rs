@@ -75,7 +75,7 @@ pub(crate) fn room_event(
             event.body = Err(reason);
         }
         Decryption::Decrypted { event_type, content, session_id } => {
-            let owner = timeline::owner(snapshot, &key.room_id, &session_id)?;
+            let owner = timeline::owner(snapshot, &key.room_id, &session_id, &event.sender)?;
             let identity = snapshot
                 .load::<IdentityRecord>(&UserKey { user_id: event.sender.clone() })?
                 .map(|record| record.identity);
@@ -104,7 +104,10 @@ pub(crate) fn room_event(
                             body = Err(Utd::SenderUntrusted);
                         }
                     }
-                    event.sender_device = device.map(|device| device.device_id);
+                    // Who passes a key on can name any device with it.
+                    if owner.source == KeySource::Olm {
+                        event.sender_device = device.map(|device| device.device_id);
+                    }
                 }
             }
             event.session_id = Some(session_id);

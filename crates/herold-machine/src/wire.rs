@@ -156,6 +156,36 @@ pub(crate) struct RoomKeyContent {
     pub(crate) shared_history: Option<bool>,
 }
 
+/// The content of `m.forwarded_room_key`. Who made the session is the forwarder's word.
+#[derive(Deserialize)]
+pub(crate) struct ForwardedRoomKeyContent {
+    pub(crate) algorithm: String,
+    pub(crate) room_id: String,
+    pub(crate) session_id: String,
+    pub(crate) session_key: zeroize::Zeroizing<String>,
+    pub(crate) sender_key: String,
+    pub(crate) sender_claimed_ed25519_key: String,
+    pub(crate) forwarding_curve25519_key_chain: Vec<String>,
+}
+
+/// The content of `m.room_key_request`.
+#[derive(Deserialize)]
+pub(crate) struct KeyRequestContent {
+    pub(crate) action: String,
+    pub(crate) requesting_device_id: String,
+    pub(crate) request_id: String,
+    #[serde(default)]
+    pub(crate) body: Option<Box<RawValue>>,
+}
+
+/// The key that is asked for.
+#[derive(Deserialize)]
+pub(crate) struct RequestedKey {
+    pub(crate) algorithm: String,
+    pub(crate) room_id: String,
+    pub(crate) session_id: String,
+}
+
 /// The content of `m.room_key.withheld`.
 #[derive(Deserialize)]
 pub(crate) struct WithheldContent {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 /// A table is kept while its rows are together no larger, in bytes.
 const LIMIT: usize = 4 << 20;
 
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 12] = [
     Table::KeyUpload,
     Table::Login,
     Table::Sync,
@@ -19,6 +19,7 @@ const TABLES: [Table; 11] = [
     Table::Blocked,
     Table::OutdatedUser,
     Table::Claim,
+    Table::Waiting,
     Table::Outbox,
     Table::Queue,
     Table::Room,

@@ -46,6 +46,8 @@ tables! {
     InboundSession = "inbound_session",
     /// Room keys that room messages are encrypted with.
     OutboundSession = "outbound_session",
+    /// Room keys no longer used that some devices are still to be given.
+    RetiredSession = "retired_session",
     /// Who was given which room key.
     Share = "share",
     /// Devices of users.
@@ -56,6 +58,8 @@ tables! {
     Blocked = "blocked",
     /// Cross-signing identities of users.
     Identity = "identity",
+    /// Identities that were verified on this device.
+    VerifiedIdentity = "verified_identity",
     /// Users whose device lists are tracked.
     TrackedUser = "tracked_user",
     /// Users whose device lists are outdated.
@@ -78,6 +82,10 @@ tables! {
     SessionRoom = "session_room",
     /// Why a room key was not given to us.
     Withheld = "withheld",
+    /// Room keys that we ask our own other devices for.
+    KeyRequest = "key_request",
+    /// What our own other devices have asked us for.
+    KeyAnswers = "key_answers",
     /// To-device messages to be sent.
     Outbox = "outbox",
     /// Room events to be sent.

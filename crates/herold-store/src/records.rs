@@ -246,6 +246,20 @@ record_key! {
 prefix!(/// All sessions of a room.
     RoomSessionKey::of(room_id: ruma::RoomId));
 record_key! {
+    /// A Megolm session in a room, as one device has claimed it. Every member has the key and can send it on
+    /// as its own, so each claim has a row of its own: none can stand in another's way.
+    InboundSessionKey {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// The session.
+        session_id: SessionId,
+        /// The Curve25519 key of the claimant: [`InboundSessionRecord::sender_key`].
+        sender_key: Curve25519PublicKey,
+    }
+}
+prefix!(/// All claims to a session.
+    InboundSessionKey::of(room_id: ruma::RoomId, session_id: SessionId));
+record_key! {
     /// A device that a Megolm session was, or was not, shared with.
     ShareKey {
         /// The session.
@@ -302,12 +316,23 @@ record_key! {
         room_id: OwnedRoomId,
         /// The session whose key is missing.
         session_id: SessionId,
+        /// The message index that the ciphertext names, unchecked.
+        index: u64,
         /// The event.
         event_id: OwnedEventId,
     }
 }
 prefix!(/// All events that wait for a session.
     WaitingKey::for_session(room_id: ruma::RoomId, session_id: SessionId));
+impl WaitingKey {
+    /// All events that wait for a session and name this message index.
+    #[must_use]
+    pub fn at_index(room_id: &ruma::RoomId, session_id: &SessionId, index: u64) -> Vec<u8> {
+        let mut out = Self::for_session(room_id, session_id);
+        index.push(&mut out);
+        out
+    }
+}
 record_key! {
     /// A Megolm session, whatever its room.
     SessionKey {
@@ -326,6 +351,8 @@ record_key! {
         index: u64,
     }
 }
+prefix!(/// All message indices of a session that are known to be used.
+    MegolmIndexKey::of(room_id: ruma::RoomId, session_id: SessionId));
 
 /// This device's account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -428,7 +455,7 @@ pub struct OlmHashRecord {
 }
 record!(OlmHashRecord, HashKey, OlmHash);
 
-/// A room key received, with what is known about where it came from.
+/// A room key received, with what is known about where it came from. There is one for each claimant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InboundSessionRecord {
     /// The session. Secret.
@@ -449,8 +476,11 @@ pub struct InboundSessionRecord {
     pub received_at: Timestamp,
     /// The version of the backup that has it.
     pub backed_up: Option<String>,
+    /// The Curve25519 keys of the devices that passed it on, the last one last, as they say. Nothing is
+    /// believed because of it.
+    pub forwarders: Vec<Curve25519PublicKey>,
 }
-record!(InboundSessionRecord, RoomSessionKey, InboundSession);
+record!(InboundSessionRecord, InboundSessionKey, InboundSession);
 
 /// The session that a room's next message is encrypted with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -476,6 +506,17 @@ pub struct OutboundSessionRecord {
     pub retry_at: Option<Timestamp>,
 }
 record!(OutboundSessionRecord, RoomKey, OutboundSession);
+
+/// A session that is used for no further message, and that devices which were to have it could not be given.
+/// What each of them has missed is in its [`ShareRecord`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetiredSessionRecord {
+    /// The session as it was made, at index 0. Secret.
+    pub initial: SecretBytes,
+    /// When it was replaced.
+    pub retired_at: Timestamp,
+}
+record!(RetiredSessionRecord, RoomSessionKey, RetiredSession);
 
 /// How far the sharing of a session with a device has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -535,6 +576,17 @@ pub struct IdentityRecord {
     pub first_seen: Timestamp,
 }
 record!(IdentityRecord, UserKey, Identity);
+
+/// The master key of a user that was verified on this very device. An identity counts as verified only
+/// while this is its master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedIdentityRecord {
+    /// The master key.
+    pub master: Ed25519PublicKey,
+    /// When it was verified.
+    pub verified_at: Timestamp,
+}
+record!(VerifiedIdentityRecord, UserKey, VerifiedIdentity);
 
 /// A user whose devices are tracked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -723,6 +775,52 @@ pub struct WithheldRecord {
     pub received_at: Timestamp,
 }
 record!(WithheldRecord, RoomSessionKey, Withheld);
+
+/// How far asking for a room key has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyRequestState {
+    /// Events wait for it: to be asked for at this time, if it has not come by then.
+    Noted(Timestamp),
+    /// These devices of our own user have been asked.
+    Asked(Vec<OwnedDeviceId>),
+    /// It has come, or the request was taken back: it is not asked for again.
+    Done,
+}
+
+/// A room key that we ask our own other devices for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRequestRecord {
+    /// The request's id; random.
+    pub request_id: String,
+    /// How far it has come.
+    pub state: KeyRequestState,
+}
+record!(KeyRequestRecord, RoomSessionKey, KeyRequest);
+
+/// What one of our own user's devices has asked us for. Its size is bounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAnswersRecord {
+    /// Since when requests are counted.
+    pub counted_since: Timestamp,
+    /// Requests taken since.
+    pub count: u32,
+    /// The ids of the last requests taken.
+    pub request_ids: Vec<String>,
+    /// What is to be sent once there is an Olm session with the device.
+    pub owed: Vec<OwedKey>,
+}
+record!(KeyAnswersRecord, DeviceKey, KeyAnswers);
+
+/// A room key that was asked for and is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwedKey {
+    /// The request.
+    pub request_id: String,
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The session.
+    pub session_id: SessionId,
+}
 
 /// A to-device request to be sent, always with the same bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]

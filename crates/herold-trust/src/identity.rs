@@ -305,6 +305,23 @@ pub fn is_cross_signed(device: &Device, identity: Option<&Identity>) -> bool {
         && verify_json(&identity.self_signing, device.user_id.as_str(), &key_id, &json).is_ok()
 }
 
+/// Whether the device belongs to an identity that was verified on this very device.
+///
+/// `identity` is that of the device's owner, `verified_master` the master key that was verified. The keys
+/// are compared, not names: an identity that was replaced since is not verified, and neither is a device that
+/// has come back under its old id with other keys.
+#[must_use]
+pub fn is_verified(
+    device: &Device,
+    identity: Option<&Identity>,
+    verified_master: Option<&Ed25519PublicKey>,
+) -> bool {
+    let verified = identity.is_some_and(|identity| {
+        verified_master == Some(&identity.master) && !identity.state().is_violation()
+    });
+    verified && is_cross_signed(device, identity)
+}
+
 /// Whether the signed text is about this device and these keys.
 fn names_device(json: &Value, device: &Device) -> bool {
     let key = |kind: &str| {

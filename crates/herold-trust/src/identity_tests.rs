@@ -339,3 +339,23 @@ fn a_record_that_contradicts_its_signed_text_is_not_cross_signed() {
         assert!(!is_cross_signed(&record, Some(&identity)));
     }
 }
+
+// N33 and N34
+
+#[test]
+fn n33_a_device_is_verified_only_under_the_very_master_key_that_was() {
+    let bob = bob();
+    let (identity, device) = (bob.identity(), bob.device("PHONE"));
+    let master = identity.master;
+    assert!(is_verified(&device, Some(&identity), Some(&master)));
+    assert!(!is_verified(&device, Some(&identity), None));
+    assert!(!is_verified(&device, None, Some(&master)));
+    assert!(!is_verified(&bob.unsigned_device("PHONE"), Some(&identity), Some(&master)));
+    // The server replaces the identity: neither the old nor the new one counts.
+    let eve = Person::new("@bob:example.org");
+    let swapped = identity.update(eve.parsed());
+    for device in [&device, &eve.device("PHONE")] {
+        assert!(!is_verified(device, Some(&swapped), Some(&master)));
+        assert!(!is_verified(device, Some(&swapped), Some(&swapped.master)));
+    }
+}

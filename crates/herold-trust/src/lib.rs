@@ -30,7 +30,7 @@ pub use device::{
     parse_device_keys, parse_sender_device_keys,
 };
 pub use identity::{
-    Identity, IdentityError, IdentityState, KeyUsage, ParsedIdentity, is_cross_signed,
+    Identity, IdentityError, IdentityState, KeyUsage, ParsedIdentity, is_cross_signed, is_verified,
     parse_identity,
 };
 pub use policy::{

@@ -158,7 +158,8 @@ samples! {
             last_received_at: at(4),
         },
     OlmHashRecord: HashKey { hash: [0xa5; 32] } => OlmHashRecord { received_at: at(5) },
-    InboundSessionRecord: RoomSessionKey { room_id: room(), session_id: session() }
+    InboundSessionRecord:
+        InboundSessionKey { room_id: room(), session_id: session(), sender_key: curve() }
         => InboundSessionRecord {
             pickle: secret("inbound"),
             sender_key: curve(),
@@ -169,6 +170,7 @@ samples! {
             shared_history: true,
             received_at: at(6),
             backed_up: Some("3".to_owned()),
+            forwarders: vec![curve()],
         },
     OutboundSessionRecord: RoomKey { room_id: room() } => OutboundSessionRecord {
         session_id: session(),
@@ -181,6 +183,8 @@ samples! {
         member_generation: 13,
         retry_at: None,
     },
+    RetiredSessionRecord: RoomSessionKey { room_id: room(), session_id: session() }
+        => RetiredSessionRecord { initial: secret("retired"), retired_at: at(16) },
     ShareRecord: ShareKey { session_id: session(), user_id: user(), device_id: device_id() }
         => ShareRecord {
             curve25519: curve(),
@@ -194,6 +198,8 @@ samples! {
     BlockedRecord: DeviceKey { user_id: user(), device_id: device_id() } => BlockedRecord { since: at(8) },
     IdentityRecord: UserKey { user_id: user() }
         => IdentityRecord { identity: identity(), first_seen: at(9) },
+    VerifiedIdentityRecord: UserKey { user_id: user() }
+        => VerifiedIdentityRecord { master: ed(), verified_at: at(17) },
     TrackedUserRecord: UserKey { user_id: user() } => TrackedUserRecord {
         generation: 5,
         answered: Some(4),
@@ -234,7 +240,8 @@ samples! {
     },
     TimelineRecord: TimelineKey { room_id: room(), order: TimelineKey::MIDDLE }
         => TimelineRecord { event_id: event() },
-    WaitingRecord: WaitingKey { room_id: room(), session_id: session(), event_id: event() }
+    WaitingRecord:
+        WaitingKey { room_id: room(), session_id: session(), index: 3, event_id: event() }
         => WaitingRecord,
     MegolmIndexRecord: MegolmIndexKey { room_id: room(), session_id: session(), index: 3 }
         => MegolmIndexRecord { event_id: event(), origin_server_ts: 1_700_000_000_000 },
@@ -244,6 +251,21 @@ samples! {
         code: "m.unverified".to_owned(),
         sender: user(),
         received_at: at(12),
+    },
+    KeyRequestRecord: RoomSessionKey { room_id: room(), session_id: session() }
+        => KeyRequestRecord {
+            request_id: "request".to_owned(),
+            state: KeyRequestState::Asked(vec![device_id()]),
+        },
+    KeyAnswersRecord: DeviceKey { user_id: user(), device_id: device_id() } => KeyAnswersRecord {
+        counted_since: at(18),
+        count: 2,
+        request_ids: vec!["request".to_owned()],
+        owed: vec![OwedKey {
+            request_id: "request".to_owned(),
+            room_id: room(),
+            session_id: session(),
+        }],
     },
     OutboxRecord: SequenceKey { sequence: 1 } => OutboxRecord {
         event_type: "m.room.encrypted".to_owned(),

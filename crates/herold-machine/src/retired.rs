@@ -1,0 +1,203 @@
+//! Sessions that have been replaced, for devices that were to have them and could not be reached: what was
+//! sent under them meanwhile must not stay unreadable for ever.
+//!
+//! Nobody gets more by being late: a device gets a session from the index on at which it missed it, and only
+//! if it may still have a key of the room. One that was left out by policy is not served at all.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use herold_store::records::{
+    Membership, OutboundSessionRecord, OutboxRecord, OutboxShare, RetiredSessionRecord, RoomKey,
+    RoomRecord, RoomSessionKey, ShareKey, ShareRecord, ShareState,
+};
+use herold_trust::{Device, Policy};
+use ruma::{OwnedRoomId, RoomId};
+
+use crate::{
+    MachineError,
+    messages::Messages,
+    olm::{self, OwnIdentity},
+    share::{self, PATIENCE, Recipients, SessionKeys},
+    txn::Txn,
+};
+
+/// A session is kept for late devices for so long.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// As many sessions of a room are kept; the oldest go.
+const MAX_OF_ROOM: usize = 32;
+
+/// The session is used for no further message. It is kept if somebody is still to be given it, or may be: a
+/// share that is on its way can yet fail.
+pub(crate) fn retire(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    session: &OutboundSessionRecord,
+) -> Result<(), MachineError> {
+    let under_way: BTreeSet<_> = txn
+        .list::<OutboxRecord>(&[])?
+        .into_iter()
+        .flat_map(|(_, row)| row.shares)
+        .filter(|share| share.session_id == session.session_id)
+        .map(|share| (share.user_id, share.device_id))
+        .collect();
+    let mut owed = false;
+    for (key, share) in txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))? {
+        let place = (key.user_id.clone(), key.device_id.clone());
+        if share::was_only_missed(&share.state) || under_way.contains(&place) {
+            owed = true;
+        } else {
+            txn.delete::<ShareRecord>(&key);
+        }
+    }
+    if !owed {
+        return Ok(());
+    }
+    let mut known = txn.list::<RetiredSessionRecord>(&RoomSessionKey::of(room_id))?;
+    known.sort_by_key(|(_, session)| std::cmp::Reverse(session.retired_at));
+    for (key, _) in known.iter().skip(MAX_OF_ROOM - 1) {
+        forget(txn, key)?;
+    }
+    txn.put(
+        &RoomSessionKey { room_id: room_id.to_owned(), session_id: session.session_id.clone() },
+        &RetiredSessionRecord { initial: session.initial.clone(), retired_at: txn.cx.now },
+    );
+    Ok(())
+}
+
+fn forget(txn: &mut Txn<'_, '_>, key: &RoomSessionKey) -> Result<(), MachineError> {
+    for (share, _) in txn.list::<ShareRecord>(&ShareKey::of(&key.session_id))? {
+        txn.delete::<ShareRecord>(&share);
+    }
+    txn.delete::<RetiredSessionRecord>(key);
+    Ok(())
+}
+
+/// Forgets the sessions that have been kept long enough.
+pub(crate) fn sweep(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    for (key, session) in txn.list::<RetiredSessionRecord>(&[])? {
+        if is_old(txn, &session) {
+            forget(txn, &key)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_old(txn: &Txn<'_, '_>, session: &RetiredSessionRecord) -> bool {
+    session.retired_at.saturating_add(KEEP) < txn.cx.now
+}
+
+/// Gives each device that can be reached now what it has missed. Answers whether that is done; if not, a
+/// member list or a device list is missing.
+pub(crate) fn serve(txn: &mut Txn<'_, '_>, policy: &Policy) -> Result<bool, MachineError> {
+    let mut done = true;
+    let mut looked_at: Option<(OwnedRoomId, Option<Recipients>)> = None;
+    for (key, session) in txn.list::<RetiredSessionRecord>(&[])? {
+        let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: key.room_id.clone() })?;
+        let room = room.filter(|room| room.membership == Membership::Join);
+        let Some(room) = room.filter(|_| !is_old(txn, &session)) else {
+            forget(txn, &key)?;
+            continue;
+        };
+        if looked_at.as_ref().is_none_or(|(room_id, _)| *room_id != key.room_id) {
+            let recipients = if room.members_complete {
+                share::recipients(txn, policy, &key.room_id, &room, PATIENCE)?
+            } else {
+                None
+            };
+            looked_at = Some((key.room_id.clone(), recipients));
+        }
+        match looked_at.as_ref().and_then(|(_, recipients)| recipients.as_ref()) {
+            Some(recipients) => serve_session(txn, &key, session, recipients)?,
+            None => done = false,
+        }
+    }
+    Ok(done)
+}
+
+fn serve_session(
+    txn: &mut Txn<'_, '_>,
+    key: &RoomSessionKey,
+    session: RetiredSessionRecord,
+    recipients: &Recipients,
+) -> Result<(), MachineError> {
+    let mut keys = SessionKeys::new(&key.room_id, key.session_id.clone(), session.initial);
+    let mut own: Option<OwnIdentity> = None;
+    let mut messages = Messages::default();
+    for (share_key, share) in txn.list::<ShareRecord>(&ShareKey::of(&key.session_id))? {
+        if !share::was_only_missed(&share.state) {
+            continue; // on its way
+        }
+        let place = (share_key.user_id.clone(), share_key.device_id.clone());
+        let device = recipients
+            .entitled
+            .get(&place)
+            .filter(|device| device.keys.curve25519 == share.curve25519);
+        let Some(device) = device else {
+            txn.delete::<ShareRecord>(&share_key);
+            continue;
+        };
+        if !olm::has_session(txn, &device.keys)? {
+            olm::want_claim(txn, device)?;
+            continue;
+        }
+        let own = own.get_or_insert_with(|| OwnIdentity::new(txn));
+        let content = keys.content_at(share.index)?;
+        if let Some(encrypted) = olm::encrypt(txn, own, device, "m.room_key", content)? {
+            let served = OutboxShare {
+                session_id: share_key.session_id.clone(),
+                user_id: share_key.user_id.clone(),
+                device_id: share_key.device_id.clone(),
+            };
+            messages.add_share(device, encrypted, served);
+            txn.put(&share_key, &ShareRecord { state: ShareState::Shared, ..share });
+        }
+    }
+    messages.enqueue(txn, "m.room.encrypted")?;
+    forget_if_served(txn, key)
+}
+
+/// The server has accepted these shares: a session that nobody is left to be given can go.
+pub(crate) fn note_accepted(
+    txn: &mut Txn<'_, '_>,
+    shares: &[OutboxShare],
+) -> Result<(), MachineError> {
+    if shares.is_empty() {
+        return Ok(());
+    }
+    for (key, _) in txn.list::<RetiredSessionRecord>(&[])? {
+        for share in shares.iter().filter(|share| share.session_id == key.session_id) {
+            txn.delete::<ShareRecord>(&ShareKey {
+                session_id: share.session_id.clone(),
+                user_id: share.user_id.clone(),
+                device_id: share.device_id.clone(),
+            });
+        }
+        forget_if_served(txn, &key)?;
+    }
+    Ok(())
+}
+
+fn forget_if_served(txn: &mut Txn<'_, '_>, key: &RoomSessionKey) -> Result<(), MachineError> {
+    if txn.list::<ShareRecord>(&ShareKey::of(&key.session_id))?.is_empty() {
+        txn.delete::<RetiredSessionRecord>(key);
+    }
+    Ok(())
+}
+
+/// What is on its way to `device` is to be given to it again. Answers whether there is anything.
+pub(crate) fn forget_shares(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
+    let mut any = false;
+    for (key, _) in txn.list::<RetiredSessionRecord>(&[])? {
+        let share_key = ShareKey {
+            session_id: key.session_id,
+            user_id: device.user_id.clone(),
+            device_id: device.device_id.clone(),
+        };
+        let Some(share) = txn.load::<ShareRecord>(&share_key)? else { continue };
+        if share.state == ShareState::Shared && share.curve25519 == device.keys.curve25519 {
+            txn.put(&share_key, &ShareRecord { state: ShareState::Failed, ..share });
+            any = true;
+        }
+    }
+    Ok(any)
+}
