@@ -18,6 +18,7 @@ use crate::{
     MachineError,
     devices::{DeviceLookup, device_of},
     txn::Txn,
+    wire::{EventHead, MegolmContent, parse},
 };
 
 /// As many claims to one session are kept.
@@ -205,17 +206,19 @@ fn senders(
     Ok(senders)
 }
 
-/// Whether an event that names the same message index came before, and waits for its own sender's key. Then
-/// this one is a copy of its ciphertext, sent by a member who has the key too.
-pub(crate) fn is_copy(
+/// The ciphertexts that other users' events have which name the same message index, came before, and wait for
+/// their own senders' keys. If one of them is genuine, it is the original, and this event's is a copy of it,
+/// sent by a member who has the key too.
+pub(crate) fn earlier_ciphertexts(
     txn: &Txn<'_, '_>,
     key: &EventKey,
     event: &EventRecord,
     session_id: &SessionId,
     index: u64,
-) -> Result<bool, MachineError> {
+) -> Result<Vec<String>, MachineError> {
     let waiting = WaitingKey::at_index(&key.room_id, session_id, index);
-    for (other, _) in txn.list::<WaitingRecord>(&waiting)? {
+    let mut ciphertexts = Vec::new();
+    for (other, _) in txn.list::<WaitingRecord>(&waiting)?.into_iter().take(MAX_EVENTS) {
         let other = EventKey { room_id: other.room_id, event_id: other.event_id };
         let Some(other) = txn.load::<EventRecord>(&other)? else { continue };
         let before = match (other.order, event.order) {
@@ -225,8 +228,10 @@ pub(crate) fn is_copy(
             (_, None) => false,
         };
         if before && other.sender != event.sender {
-            return Ok(true);
+            let content = serde_json::from_str::<EventHead>(&other.raw).ok();
+            let content = content.and_then(|head| parse::<MegolmContent>(&head.content?));
+            ciphertexts.extend(content.and_then(|content| content.ciphertext));
         }
     }
-    Ok(false)
+    Ok(ciphertexts)
 }

@@ -11,8 +11,7 @@
 use std::time::Duration;
 
 use herold_store::records::{
-    BlockedRecord, DeviceKey, DeviceRecord, InboundSessionKey, InboundSessionRecord,
-    KeyAnswersRecord, OwedKey,
+    DeviceKey, DeviceRecord, InboundSessionKey, InboundSessionRecord, KeyAnswersRecord, OwedKey,
 };
 use herold_trust::{Device, MEGOLM, WithheldCode};
 use ruma::{OwnedDeviceId, OwnedRoomId, UserId};
@@ -104,7 +103,7 @@ fn take_request(
     answers.count += 1;
     answers.request_ids.push(owed.request_id.clone());
     keep_last(&mut answers.request_ids);
-    let refusal = if txn.contains::<BlockedRecord>(key)? {
+    let refusal = if key_requests::is_blocked(txn, device)? {
         Some(WithheldCode::Unauthorised)
     } else if claims::best(txn, &owed.room_id, &owed.session_id)?.is_none() {
         Some(WithheldCode::Unavailable)
@@ -154,7 +153,7 @@ pub(crate) fn serve(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), Machin
         return Ok(());
     }
     let entitled =
-        key_requests::is_verified_own(txn, device)? && !txn.contains::<BlockedRecord>(&key)?;
+        key_requests::is_verified_own(txn, device)? && !key_requests::is_blocked(txn, device)?;
     if entitled && !olm::has_session(txn, &device.keys)? {
         return olm::want_claim(txn, device);
     }

@@ -12,9 +12,9 @@ use herold_crypto::{
     ed25519_from_base64,
 };
 use herold_store::records::{
-    BackoffRecord, CounterRecord, DeviceKey, DeviceRecord, EventKey, EventRecord, IdentityRecord,
-    InboundSessionKey, InboundSessionRecord, KeyRequestRecord, KeyRequestState, NameKey,
-    RoomSessionKey, UserKey, VerifiedIdentityRecord, WaitingKey, WaitingRecord,
+    BackoffRecord, BlockedRecord, CounterRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
+    IdentityRecord, InboundSessionKey, InboundSessionRecord, KeyRequestRecord, KeyRequestState,
+    NameKey, RoomSessionKey, UserKey, VerifiedIdentityRecord, WaitingKey, WaitingRecord,
 };
 use herold_trust::{Device, KeySource, MEGOLM, Timestamp, is_verified};
 use ruma::{OwnedRoomId, RoomId};
@@ -89,12 +89,12 @@ pub(crate) fn look_again(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     Ok(())
 }
 
-/// Our own user's other devices that are verified.
+/// Our own user's other devices that are verified and not blocked.
 fn verified_devices(txn: &Txn<'_, '_>) -> Result<Vec<Device>, MachineError> {
     let own = txn.own();
     let mut verified = Vec::new();
     for (_, record) in txn.list::<DeviceRecord>(&DeviceKey::of(&own.user_id))? {
-        if is_verified_own(txn, &record.device)? {
+        if is_verified_own(txn, &record.device)? && !is_blocked(txn, &record.device)? {
             verified.push(record.device);
         }
     }
@@ -114,6 +114,12 @@ pub(crate) fn is_verified_own(txn: &Txn<'_, '_>, device: &Device) -> Result<bool
     let identity = txn.load::<IdentityRecord>(&user)?.map(|record| record.identity);
     let master = txn.load::<VerifiedIdentityRecord>(&user)?.map(|record| record.master);
     Ok(is_verified(device, identity.as_ref(), master.as_ref()))
+}
+
+/// Whether the app's user has blocked the device.
+pub(crate) fn is_blocked(txn: &Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
+    let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    Ok(txn.contains::<BlockedRecord>(&key)?)
 }
 
 /// Asks for the keys that have not come in time, if there is anybody to ask.
@@ -265,7 +271,7 @@ pub(crate) fn handle_forwarded(
         return dropped(txn, Some(event.sender), DropReason::Unsolicited);
     }
     let verified = match &event.device {
-        Some(device) => device.user_id == event.sender && is_verified_own(txn, device)?,
+        Some(device) => is_verified_own(txn, device)? && !is_blocked(txn, device)?,
         None => false,
     };
     if !verified {

@@ -166,11 +166,16 @@ pub(crate) fn note_accepted(
     }
     for (key, _) in txn.list::<RetiredSessionRecord>(&[])? {
         for share in shares.iter().filter(|share| share.session_id == key.session_id) {
-            txn.delete::<ShareRecord>(&ShareKey {
+            let share_key = ShareKey {
                 session_id: share.session_id.clone(),
                 user_id: share.user_id.clone(),
                 device_id: share.device_id.clone(),
-            });
+            };
+            let share = txn.load::<ShareRecord>(&share_key)?;
+            // Unless it is to be given again: see `forget_shares`.
+            if share.is_some_and(|share| share.state == ShareState::Shared) {
+                txn.delete::<ShareRecord>(&share_key);
+            }
         }
         forget_if_served(txn, &key)?;
     }

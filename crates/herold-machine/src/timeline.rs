@@ -195,7 +195,7 @@ fn decrypt(
         let Some(claim) = known.get_mut(place) else { continue };
         match claim.session.decrypt(&ciphertext) {
             Ok(found) => {
-                decrypted = Some(found);
+                decrypted = Some((found, place));
                 break;
             }
             Err(error) => {
@@ -204,7 +204,7 @@ fn decrypt(
             }
         }
     }
-    let Some((plaintext, index)) = decrypted else {
+    let Some(((plaintext, index), place)) = decrypted else {
         if too_early || unproved {
             // A key that was passed on may be wrong.
             wait(txn)?;
@@ -229,10 +229,16 @@ fn decrypt(
     match txn.load::<MegolmIndexRecord>(&index_key)? {
         Some(known) if known != this => return Ok(failed(Utd::Replay)),
         Some(_) => {}
-        None if claims::is_copy(txn, key, event, &session_id, u64::from(index))? => {
-            return Ok(failed(Utd::Replay));
+        None => {
+            let earlier =
+                claims::earlier_ciphertexts(txn, key, event, &session_id, u64::from(index))?;
+            if let Some(claim) = known.get_mut(place)
+                && earlier.iter().any(|text| claim.session.decrypt(text).is_ok())
+            {
+                return Ok(failed(Utd::Replay));
+            }
+            txn.put(&index_key, &this);
         }
-        None => txn.put(&index_key, &this),
     }
     Ok(Decryption::Decrypted {
         event_type: payload.event_type,

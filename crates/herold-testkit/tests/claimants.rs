@@ -7,6 +7,7 @@ mod attacks_common;
 
 use attacks_common::*;
 use herold::{OwnedEventId, OwnedRoomId, Utd};
+use herold_crypto::OutboundGroupSession;
 use herold_store::Table;
 use herold_testkit::{Attacker, World};
 use herold_trust::{Shield, ShieldReason};
@@ -138,6 +139,29 @@ fn a_member_who_copies_a_waiting_message_does_not_take_its_place() {
         race.alice_is_read();
         assert_eq!(shown(&mut race.world, race.bob, &race.room, &copied).1, Err(Utd::Replay));
     }
+}
+
+/// Eve names Alice's session and her next message index in an event of her own, before Alice gets there. Only
+/// a ciphertext that Alice has made holds an index.
+#[test]
+fn a_member_who_names_the_next_index_first_does_not_block_it() {
+    let mut race = race(6);
+    race.world.set_online(race.bob, true);
+    race.world.settle();
+    let mut content = raw(&race.world, &race.room, &race.sent)["content"].clone();
+    let mut own = OutboundGroupSession::new();
+    for n in 0..6 {
+        content["ciphertext"] = json!(own.encrypt(b"{}"));
+        let send = path(&race.room, &format!("send/m.room.encrypted/index{n}"));
+        race.eve.call(&mut race.world, "PUT", &send, &content);
+        race.world.settle();
+    }
+    for n in 1..6 {
+        let text = format!("message {n}");
+        let next = race.world.send(race.alice, &race.room, &text);
+        assert_eq!(race.world.text(race.bob, &race.room, &next), Ok(text));
+    }
+    race.alice_is_read();
 }
 
 /// However many claim a session, before and after, its owner's key has its place.

@@ -304,6 +304,16 @@ fn n05_a_forwarded_key_that_nobody_asked_for_is_not_taken_even_from_a_verified_d
     scene.clean();
 }
 
+fn block(scene: &mut Scene, blocked: bool) {
+    let user: herold::OwnedUserId = ALICE.try_into().unwrap();
+    let done = scene.world.command(scene.alice, |engine| {
+        engine.step(|machine, snapshot, cx| {
+            machine.set_blocked(snapshot, cx, &user, "TABLET".into(), blocked)
+        })
+    });
+    done.unwrap();
+}
+
 #[test]
 fn n06_a_key_that_was_asked_for_is_taken_from_a_verified_device_only() {
     let mut scene = scene(7);
@@ -334,6 +344,13 @@ fn n06_a_key_that_was_asked_for_is_taken_from_a_verified_device_only() {
     assert_eq!(dropped(&scene.world, scene.alice, DropReason::RoomKeyConflict), 1);
     assert_eq!(dropped(&scene.world, scene.alice, DropReason::Malformed), 2);
     assert_eq!(scene.shown(&event_id).1, Err(Utd::MissingKey));
+    // The verified one while it is blocked.
+    block(&mut scene, true);
+    scene.tablet.send(&mut scene.world, scene.alice, "m.forwarded_room_key", &key);
+    scene.world.settle();
+    assert_eq!(dropped(&scene.world, scene.alice, DropReason::SenderUntrusted), 4);
+    assert_eq!(scene.shown(&event_id).1, Err(Utd::MissingKey));
+    block(&mut scene, false);
     // The verified one, as it should be.
     scene.tablet.send(&mut scene.world, scene.alice, "m.forwarded_room_key", &key);
     scene.world.settle();
@@ -511,13 +528,7 @@ fn a_verified_device_is_answered_once_over_a_new_olm_session_from_the_first_inde
     // What is not there, and what was asked for by a device that is blocked.
     scene.ask(ALICE, "TABLET", "two", "an unknown session");
     assert_eq!(withheld(&scene.world, ALICE, "TABLET"), ["m.unavailable"]);
-    let user: herold::OwnedUserId = ALICE.try_into().unwrap();
-    let blocked = scene.world.command(scene.alice, |engine| {
-        engine.step(|machine, snapshot, cx| {
-            machine.set_blocked(snapshot, cx, &user, "TABLET".into(), true)
-        })
-    });
-    blocked.unwrap();
+    block(&mut scene, true);
     scene.ask(ALICE, "TABLET", "three", &session);
     assert_eq!(withheld(&scene.world, ALICE, "TABLET"), ["m.unavailable", "m.unauthorised"]);
     assert_eq!(Scene::keys_of(&scene.world, &mut scene.tablet).len(), 0, "a second answer");
