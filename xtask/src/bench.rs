@@ -42,11 +42,5 @@ fn build(workspace: &str, name: &str) -> Result<PathBuf> {
     let mut build = cargo::cargo();
     build.current_dir(&folder).args(["build", "--release", "--locked", "--quiet", "--bin", name]);
     cargo::run(&mut build)?;
-    let mut metadata = cargo::cargo();
-    metadata.current_dir(&folder).args(["metadata", "--no-deps", "--format-version=1"]);
-    let metadata: Value = serde_json::from_str(&cargo::output(&mut metadata)?)?;
-    match metadata["target_directory"].as_str() {
-        Some(target) => Ok(PathBuf::from(target).join("release").join(name)),
-        None => fail("cargo metadata does not name the target directory"),
-    }
+    Ok(cargo::target_folder(&folder)?.join("release").join(name))
 }

@@ -102,6 +102,21 @@ pub fn count(command: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
+/// Where cargo builds the workspace in this folder.
+///
+/// # Errors
+///
+/// Cargo does not say.
+pub fn target_folder(workspace: &Path) -> Result<PathBuf> {
+    let mut metadata = cargo();
+    metadata.current_dir(workspace).args(["metadata", "--no-deps", "--format-version=1"]);
+    let metadata: Value = serde_json::from_str(&output(&mut metadata)?)?;
+    match metadata["target_directory"].as_str() {
+        Some(target) => Ok(PathBuf::from(target)),
+        None => fail("cargo metadata does not name the target directory"),
+    }
+}
+
 /// Builds one binary of the workspace and gives its path.
 ///
 /// # Errors

@@ -9,10 +9,12 @@ mod fuzz;
 mod http;
 mod interop;
 mod layering;
+mod mutants;
 mod peer;
 mod proxy;
 mod scenarios;
 mod setup;
+mod sim;
 mod synapse;
 mod tally;
 mod test;
@@ -41,6 +43,17 @@ cargo xtask fuzz [OPTIONS] [TARGET..]  the fuzz targets: what was found before, 
     --seconds N                   for so long each (10)
     --sanitizer NAME              none (the default) or address
     --input FILE                  only this input, with one target
+cargo xtask sim [OPTIONS]         whole conversations in the simulated world, a seed each
+    --profile NAME                honest, faulty (the default), hostile or soak
+    --seeds N                     so many (200)
+    --first N                     from this one on (0)
+    --steps N                     actions of a schedule (200)
+    --kill-points                 each schedule once for each commit, killed there
+    --shrink N                    seconds to make a failing schedule shorter (30)
+    --jobs N                      processes at a time (as many as there are cores)
+cargo xtask mutants [OPTIONS]     planted faults, each of which the simulated world has to find
+    --only NAME[,NAME..]          these
+    --seeds N                     within so many seeds (2000)
 cargo xtask bench [OPTIONS]       Herold, matrix-sdk-crypto and vodozemac at the same work
     --only WORK[,WORK..]          these works
     --write                       keep the figures in benches/README.md
@@ -67,6 +80,8 @@ fn run(arguments: &[String]) -> Result<bool> {
         "interop" => interop::run(&interop::Options::parse(rest)?).map(|tally| tally.good()),
         "bindings" => bindings::run(&bindings::Options::parse(rest)?).map(|tally| tally.good()),
         "bench" => bench::run(rest),
+        "sim" => sim::run(&sim::Options::parse(rest)?),
+        "mutants" => mutants::run(&mutants::Options::parse(rest)?),
         "fuzz" => fuzz::run(&fuzz::Options::parse(rest)?),
         _ if !rest.is_empty() => fail(format!("{command} takes no arguments\n{USAGE}")),
         "test" => test::run().map(|tally| tally.good()),

@@ -112,6 +112,8 @@ pub struct Encrypted {
     pub since: u64,
     /// The end of the stream then.
     pub position: u64,
+    /// The server already had the event: it was encrypted anew after a power loss, for nothing.
+    pub in_vain: bool,
 }
 
 /// The policy that devices of the world start with: anybody's devices, so that a test needs no
@@ -564,16 +566,24 @@ impl World {
     /// Notes which of the device's messages were waiting until now and are not any more.
     fn note_encrypted(&mut self, device: usize) {
         let sim = &mut self.devices[device];
-        let Some(engine) = sim.engine.as_ref().filter(|_| !sim.waiting.is_empty()) else { return };
+        let Some(engine) = &sim.engine else { return };
         let snapshot = engine.snapshot();
         let rows = snapshot.list::<QueueRecord>(&[], usize::MAX).expect("the queue can be read");
-        let still: BTreeSet<OwnedTransactionId> = rows
-            .into_iter()
-            .filter(|(_, row)| row.state == QueueState::Queued)
-            .map(|(_, row)| row.txn_id)
-            .collect();
-        let gone: Vec<_> = sim.waiting.difference(&still).cloned().collect();
-        if gone.is_empty() {
+        let mut ready: Vec<(OwnedTransactionId, bool)> = Vec::new();
+        let (user, id) = (sim.user_id.as_str(), sim.device_id.as_str());
+        for (_, row) in rows {
+            match row.state {
+                // After a power loss, perhaps for the second time.
+                QueueState::Queued => drop(sim.waiting.insert(row.txn_id)),
+                QueueState::Ready { .. } if sim.waiting.contains(&row.txn_id) => {
+                    let (room, txn) = (row.room_id.as_str(), row.txn_id.as_str());
+                    let in_vain = self.server.has_event_of(user, id, room, txn);
+                    ready.push((row.txn_id, in_vain));
+                }
+                _ => {}
+            }
+        }
+        if ready.is_empty() {
             return;
         }
         let token: Option<SyncRecord> = snapshot.load(&Only).expect("the token can be read");
@@ -582,13 +592,10 @@ impl World {
             .and_then(|token| HomeServer::position_of(&token))
             .unwrap_or(0);
         let position = self.server.position();
-        sim.waiting = still;
-        self.encrypted.extend(gone.into_iter().map(|txn_id| Encrypted {
-            device,
-            txn_id,
-            since,
-            position,
-        }));
+        for (txn_id, in_vain) in ready {
+            sim.waiting.remove(&txn_id);
+            self.encrypted.push(Encrypted { device, txn_id, since, position, in_vain });
+        }
     }
 
     /// What was encrypted since this was last asked.

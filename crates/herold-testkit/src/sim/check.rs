@@ -106,6 +106,7 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
         };
         let (room, body, sender) = (message.room.clone(), message.body.clone(), message.device);
         let (may, must) = (readers.may.clone(), readers.must.clone());
+        let since = readers.position..=sim.world.server.position();
         for device in 0..sim.world.devices.len() {
             let there = fetch(sim, device, &room, &event_id);
             let text = sim.world.text(device, &room, &event_id);
@@ -123,7 +124,10 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
             // A device whose disk was put back may have used up what others have, and lost what it had.
             let excused = sim.excused(device) || sim.excused(sender);
             // Who could not be reached at first and is not to be any more has missed it.
-            let missed = sim.states[sender].ever_blocked.contains(&device);
+            let user = sim.world.devices[device].user_id.as_str();
+            let (_, stayed) = sim.world.server.reads_along(room.as_str(), user, since.clone());
+            let missed = sim.states[sender].ever_blocked.contains(&device)
+                || !stayed && sim.profile > Profile::Honest;
             let promised = must.contains(&device)
                 && there
                 && !missed

@@ -496,15 +496,10 @@ impl Sim {
         for encrypted in self.world.take_encrypted() {
             let place = self.messages.iter().position(|message| message.txn_id == encrypted.txn_id);
             let Some(place) = place else { continue };
-            let (user, id) = self.names(encrypted.device);
-            let message = &self.messages[place];
-            let (room, txn_id) = (message.room.clone(), message.txn_id.as_str());
-            // Encrypted anew after a power loss, but what was sent before stands.
-            if message.readers.is_some()
-                && self.world.server.has_event_of(&user, &id, room.as_str(), txn_id)
-            {
+            if encrypted.in_vain {
                 continue;
             }
+            let room = self.messages[place].room.clone();
             let readers = self.readers(&encrypted, &room);
             self.messages[place].readers = Some(readers);
         }
@@ -512,7 +507,8 @@ impl Sim {
 
     /// Who may, and who must be able to, read what was encrypted.
     fn readers(&self, encrypted: &Encrypted, room: &OwnedRoomId) -> Readers {
-        let mut readers = Readers { may: BTreeSet::new(), must: BTreeSet::new() };
+        let mut readers =
+            Readers { position: encrypted.position, may: BTreeSet::new(), must: BTreeSet::new() };
         for (number, state) in self.states.iter().enumerate() {
             let user = self.world.devices[number].user_id.as_str();
             let by_then = |place: Option<u64>| {
