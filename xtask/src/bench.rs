@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::Value;
-
 use crate::cargo;
 use crate::error::{Result, fail};
 
