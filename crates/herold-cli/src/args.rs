@@ -153,6 +153,10 @@ pub struct Login {
     #[arg(long, value_name = "URL")]
     pub homeserver: String,
 
+    /// How to synchronise: 'sliding' needs a server with simplified sliding sync (MSC4186)
+    #[arg(long, value_name = "KIND", value_enum, default_value = "v2")]
+    pub sync: SyncArg,
+
     /// The name the server shows for the new device
     #[arg(long, value_name = "NAME")]
     pub device_name: Option<String>,
@@ -172,6 +176,15 @@ pub struct Login {
     /// Allow http:// to other machines: everything but the messages can then be read on the way
     #[arg(long)]
     pub allow_insecure_http: bool,
+}
+
+/// How a device synchronises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SyncArg {
+    /// `/sync`, which every server has
+    V2,
+    /// Simplified sliding sync
+    Sliding,
 }
 
 /// Who is given room keys.

@@ -97,7 +97,8 @@ fn hello_says_what_it_is() {
     assert_eq!(answer["ok"], true);
     assert_eq!(answer["result"]["protocol"], 1);
     assert_eq!(answer["result"]["name"], "herold");
-    assert_eq!(answer["result"]["features"], json!(["store", "files", "delete_device", "control"]));
+    let features = json!(["store", "files", "delete_device", "control", "sliding_sync"]);
+    assert_eq!(answer["result"]["features"], features);
 }
 
 #[test]

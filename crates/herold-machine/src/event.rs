@@ -190,6 +190,8 @@ pub enum Notice {
         /// The Matrix error code.
         errcode: String,
     },
+    /// The server has forgotten how far it told us what is new: rooms, members and device lists are fetched anew.
+    SyncStartsOver,
     /// A room asks for an encryption that is not supported, or for less than before; ignored.
     EncryptionChangeRefused {
         /// The room.
@@ -213,6 +215,7 @@ impl Notice {
             Self::KeyWithheld { .. } => "key_withheld",
             Self::OneTimeKeyClash => "one_time_key_clash",
             Self::ToDeviceRefused { .. } => "to_device_refused",
+            Self::SyncStartsOver => "sync_starts_over",
             Self::EncryptionChangeRefused { .. } => "encryption_change_refused",
         }
     }

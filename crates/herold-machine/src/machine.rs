@@ -21,12 +21,12 @@ use serde_json::Value;
 
 use crate::{
     Answer, AppEvent, AppEventRecord, Context, HttpRequest, MachineError, Outgoing, Pending,
-    RoomEvent, Step, SyncReport, account, devices,
+    RoomEvent, Step, SyncMode, SyncReport, account, devices,
     hot::Hot,
     messages::Messages,
     olm, outgoing, queue,
     request::RequestKind,
-    rooms, sync, timeline,
+    rooms, sliding, sync, timeline,
     timeline::Origin,
     txn::{Left, Own, Txn},
     view, wire,
@@ -180,6 +180,38 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let report = sync::handle(&mut txn, &mut self.hot, &self.policy, body)?;
         self.end(txn, report)
+    }
+
+    /// Takes a response of simplified sliding sync (MSC4186), the answer of
+    /// [`Machine::sliding_sync_request`]: one step, one transaction, the position included. Which of the two
+    /// kinds of sync is used is the caller's choice, and may change: each has its own tokens.
+    ///
+    /// # Errors
+    /// [`MachineError::Malformed`] if it has no position; else those of the store.
+    pub fn handle_sliding_sync(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        body: &[u8],
+    ) -> Result<Step<Pending, SyncReport>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let report = sliding::handle(&mut txn, &mut self.hot, &self.policy, body)?;
+        self.end(txn, report)
+    }
+
+    /// Sliding sync was answered with `M_UNKNOWN_POS`: the next request starts over. To-device messages are not
+    /// lost by that; whatever else may have changed meanwhile is fetched anew before it is relied on.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn handle_unknown_pos(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        sliding::handle_unknown_pos(&mut txn)?;
+        self.end(txn, ())
     }
 
     /// Takes what came of a request of [`Machine::requests`]. Answers may come in any order, twice, or
@@ -554,6 +586,22 @@ impl Machine {
         Ok(step)
     }
 
+    /// Chooses the kind of sync, for this device from now on. It says no more than what
+    /// [`Machine::sync_mode`] answers: a caller may also choose anew each time.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn set_sync_mode(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        mode: SyncMode,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        sliding::set_mode(&mut txn, mode)?;
+        self.end(txn, ())
+    }
+
     /// Stores the login.
     ///
     /// # Errors
@@ -618,6 +666,18 @@ impl Machine {
         timeout_ms: u64,
     ) -> Result<HttpRequest, MachineError> {
         outgoing::sync_request(snapshot, timeout_ms)
+    }
+
+    /// The request for the next response of simplified sliding sync, from the last position committed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sliding_sync_request(
+        &self,
+        snapshot: &dyn Snapshot,
+        timeout_ms: u64,
+    ) -> Result<HttpRequest, MachineError> {
+        sliding::request(snapshot, timeout_ms)
     }
 
     /// Every request that is due. Derived from committed state alone: after a restart the same come
@@ -838,6 +898,14 @@ impl Machine {
     pub fn queue(&self, snapshot: &dyn Snapshot) -> Result<Vec<(u64, QueueRecord)>, MachineError> {
         let rows = snapshot.list::<QueueRecord>(&[], usize::MAX)?;
         Ok(rows.into_iter().map(|(key, row)| (key.sequence, row)).collect())
+    }
+
+    /// The kind of sync that was chosen: sync v2 if none was.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sync_mode(&self, snapshot: &dyn Snapshot) -> Result<SyncMode, MachineError> {
+        sliding::mode(snapshot)
     }
 
     /// The login.

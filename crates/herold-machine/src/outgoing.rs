@@ -36,7 +36,7 @@ const DEVICES_PER_CLAIM: usize = 250;
 /// How long the homeserver may wait for others, in milliseconds.
 const FEDERATION_TIMEOUT: u64 = 10_000;
 /// A sync's HTTP exchange may take this much longer than the server was asked to wait.
-const SYNC_GRACE: u64 = 30_000;
+pub(crate) const SYNC_GRACE: u64 = 30_000;
 
 pub(crate) fn sync_request(
     snapshot: &dyn Snapshot,

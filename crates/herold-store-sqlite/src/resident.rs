@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 /// A table is kept while its rows are together no larger, in bytes.
 const LIMIT: usize = 4 << 20;
 
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 14] = [
     Table::KeyUpload,
     Table::Login,
     Table::Sync,
@@ -23,6 +23,9 @@ const TABLES: [Table; 11] = [
     Table::Queue,
     Table::Room,
     Table::Backoff,
+    Table::SlidingSync,
+    Table::ToDeviceQueue,
+    Table::UntrustedDevice,
 ];
 
 /// A table's rows, in order.

@@ -801,3 +801,79 @@ pub struct BackoffRecord {
     pub retry_at: Timestamp,
 }
 record!(BackoffRecord, NameKey, Backoff);
+
+/// How far this device has synchronised by simplified sliding sync (MSC4186).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlidingSyncRecord {
+    /// The app has chosen this kind of sync.
+    pub chosen: bool,
+    /// The position of the last response that was committed; `None` before the first one, and when the server
+    /// has forgotten it.
+    pub pos: Option<String>,
+    /// The token of the last to-device messages that were committed.
+    pub to_device: Option<String>,
+    /// The next request asks for so many rooms, the most active ones.
+    pub rooms: u64,
+    /// All rooms have come once: they are asked for without a range.
+    pub all_rooms: bool,
+}
+record!(SlidingSyncRecord, Only, SlidingSync);
+
+/// An app's own event on its way to devices, until each of them is settled.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ToDeviceQueueRecord {
+    /// The id the app knows it by.
+    pub txn_id: OwnedTransactionId,
+    /// The event type.
+    pub event_type: String,
+    /// The content, as JSON text.
+    pub content: String,
+    /// Users whose devices are still to be looked up: one device, or all of them.
+    pub recipients: Vec<(OwnedUserId, Option<OwnedDeviceId>)>,
+    /// The devices found so far.
+    pub devices: Vec<ToDeviceProgress>,
+    /// When it was queued.
+    pub queued_at: Timestamp,
+}
+record!(ToDeviceQueueRecord, SequenceKey, ToDeviceQueue);
+
+/// One device of a [`ToDeviceQueueRecord`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToDeviceProgress {
+    /// The device's owner.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// How far it has come.
+    pub state: ToDeviceState,
+}
+
+/// How far an app's own event has come on its way to a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDeviceState {
+    /// It waits for an Olm session.
+    Waiting,
+    /// Encrypted, in the outbox under this number.
+    InOutbox(u64),
+    /// The server has accepted it.
+    Sent,
+    /// The policy, or a block, withholds it, with this code.
+    Withheld(String),
+    /// No Olm session could be made in time.
+    NoOlm,
+    /// There is no such device.
+    UnknownDevice,
+    /// The server refused it for good, with this Matrix error code.
+    Refused(String),
+}
+
+/// A member's device that is trusted too little to be given room keys, under a policy that puts up with
+/// such devices for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UntrustedDeviceRecord {
+    /// The device's Ed25519 key: another key is another device.
+    pub ed25519: Ed25519PublicKey,
+    /// When it was first seen under that policy.
+    pub first_seen: Timestamp,
+}
+record!(UntrustedDeviceRecord, DeviceKey, UntrustedDevice);
