@@ -194,6 +194,8 @@ pub enum RecipientsArg {
     AllDevices,
     /// Devices their owner has cross-signed
     IdentityBased,
+    /// The same; a week after a member's other device was seen, nothing is sent to the room
+    IdentityBasedThenStrict,
     /// Cross-signed devices of verified users
     OnlyTrusted,
 }

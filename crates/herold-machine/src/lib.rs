@@ -21,10 +21,12 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod app_to_device;
 mod context;
 mod devices;
 mod error;
 mod event;
+mod grace;
 mod hot;
 mod machine;
 mod messages;
@@ -44,6 +46,7 @@ mod txn;
 mod view;
 mod wire;
 
+pub use app_to_device::{ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult};
 pub use context::Context;
 pub use error::MachineError;
 pub use event::{AppEvent, AppEventRecord, ClearBody, DropReason, Notice, RoomEvent, Utd};

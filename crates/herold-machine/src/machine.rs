@@ -21,9 +21,8 @@ use serde_json::Value;
 
 use crate::{
     Answer, AppEvent, AppEventRecord, Context, HttpRequest, MachineError, Outgoing, Pending,
-    RoomEvent, Step, SyncMode, SyncReport, account, devices,
+    RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient, account, app_to_device, devices,
     hot::Hot,
-    messages::Messages,
     olm, outgoing, queue,
     request::RequestKind,
     rooms, sliding, sync, timeline,
@@ -350,6 +349,7 @@ impl Machine {
         cx: &mut Context<'_>,
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
+        app_to_device::advance(&mut txn, &self.policy)?;
         queue::advance(&mut txn, &mut self.hot, &self.policy)?;
         self.end(txn, ())
     }
@@ -622,35 +622,27 @@ impl Machine {
         self.end(txn, ())
     }
 
-    /// Sends an app's own event to a device, encrypted with Olm.
+    /// Queues an app's own event for devices, encrypted with Olm for each. Who may be given room keys may be
+    /// sent it. Replies with its transaction id; the same id again, while it is queued, names the same event. What
+    /// became of it comes as [`AppEvent::ToDeviceSent`], once for all its devices: within seconds if the servers
+    /// answer, within an hour of being online in any case.
     ///
     /// # Errors
-    /// [`MachineError::UnknownDevice`], or those of the store. A reply of `false` means that there is no
-    /// session with the device yet: one has been asked for; call again when requests have been answered.
+    /// [`MachineError::ReservedType`]; [`MachineError::TooLarge`] for a content of more than 40 kB or more than a
+    /// thousand recipients; [`MachineError::Malformed`], or those of the store.
     pub fn send_to_device(
         &mut self,
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
-        user_id: &UserId,
-        device_id: &DeviceId,
+        recipients: &[ToDeviceRecipient],
         event_type: &str,
         content: &Value,
-    ) -> Result<Step<Pending, bool>, MachineError> {
+        txn_id: Option<OwnedTransactionId>,
+    ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
-        let device = txn.load::<DeviceRecord>(&key)?.ok_or(MachineError::UnknownDevice)?.device;
-        let own = olm::OwnIdentity::new(&txn);
-        let encrypted = olm::encrypt(&mut txn, &own, &device, event_type, &content.to_string())?;
-        let sent = encrypted.is_some();
-        match encrypted {
-            Some(encrypted) => {
-                let mut messages = Messages::default();
-                messages.add(&device, encrypted);
-                messages.enqueue(&mut txn, "m.room.encrypted")?;
-            }
-            None => olm::want_claim(&mut txn, &device)?,
-        }
-        self.end(txn, sent)
+        let txn_id = app_to_device::enqueue(&mut txn, recipients, event_type, content, txn_id)?;
+        app_to_device::advance(&mut txn, &self.policy)?;
+        self.end(txn, txn_id)
     }
 }
 

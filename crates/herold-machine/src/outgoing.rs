@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
     account::{UPLOAD, upload_body},
+    app_to_device,
     context::LONGEST_DELAY,
     queue::heads,
     request::RequestKind,
@@ -300,6 +301,7 @@ pub(crate) fn next_timeout(
         times.extend(row.retry_at);
         times.extend(row.waiting_since.map(|since| since.saturating_add(PATIENCE)));
     }
+    times.extend(app_to_device::timeouts(snapshot)?);
     times.extend(
         snapshot
             .list::<BackoffRecord>(&[], usize::MAX)?

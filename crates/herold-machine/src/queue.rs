@@ -15,7 +15,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId};
 use serde_json::Value;
 
 use crate::{
-    Answer, AppEvent, MachineError, Notice,
+    Answer, AppEvent, MachineError, Notice, app_to_device,
     hot::Hot,
     messages::new_txn_id,
     share::{self, Readiness},
@@ -259,7 +259,7 @@ pub(crate) fn handle_to_device_sent(
     let Some(mut row) = txn.load::<OutboxRecord>(&key)? else { return Ok(()) };
     if answer.success().is_some() {
         txn.delete::<OutboxRecord>(&key);
-        return Ok(());
+        return app_to_device::handle_answered(txn, sequence, None);
     }
     let transient = answer.is_transient()
         && !matches!(answer, Answer::Response { status: TOO_LARGE, .. })
@@ -269,7 +269,7 @@ pub(crate) fn handle_to_device_sent(
     let in_halves = !transient
         || (row.failures >= FAILURES_BEFORE_SPLIT
             && matches!(answer, Answer::Response { status: 500.., .. }));
-    if in_halves && split(txn, &row)? {
+    if in_halves && split(txn, sequence, &row)? {
         txn.delete::<OutboxRecord>(&key);
         return Ok(());
     }
@@ -292,11 +292,11 @@ pub(crate) fn handle_to_device_sent(
     }
     txn.delete::<OutboxRecord>(&key);
     txn.notice(Notice::ToDeviceRefused { errcode: answer.errcode() })?;
-    Ok(())
+    app_to_device::handle_answered(txn, sequence, Some(&answer.errcode()))
 }
 
 /// Cuts a request in two; `false` if it holds a single message.
-fn split(txn: &mut Txn<'_, '_>, row: &OutboxRecord) -> Result<bool, MachineError> {
+fn split(txn: &mut Txn<'_, '_>, whole: u64, row: &OutboxRecord) -> Result<bool, MachineError> {
     let mut body: Value = serde_json::from_str(&row.body)
         .map_err(|_| herold_store::StoreError::Corrupt("an outbox row".to_owned()))?;
     let mut places: Vec<(String, String, Value)> = Vec::new();
@@ -345,6 +345,7 @@ fn split(txn: &mut Txn<'_, '_>, row: &OutboxRecord) -> Result<bool, MachineError
                 retry_at: None,
             },
         );
+        app_to_device::handle_split(txn, whole, sequence, half)?;
     }
     Ok(true)
 }

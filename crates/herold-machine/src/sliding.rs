@@ -6,8 +6,8 @@
 //! - The server forgets connections. What is told relative to `pos` (rooms, changed device lists) is lost
 //!   then, and everything that may have changed is fetched anew ([`lose_track`]). To-device messages have a token
 //!   of their own and are not lost.
-//! - The first responses cover the most active rooms only, later ones more, until all have come. From then on no
-//!   range is asked for, also by a later connection, so that no room's news can stay outside of it.
+//! - The first responses cover the most active rooms only, later ones more, until all have come. From then on the
+//!   range has no end to speak of, also in a later connection, so that no room's news can stay outside of it.
 
 use std::collections::BTreeSet;
 
@@ -40,6 +40,9 @@ const LIST: &str = "all";
 const FIRST_ROOMS: u64 = 20;
 /// ...and so many times as many by each request after, until all have come.
 const GROWTH: u64 = 5;
+/// The end of the range that has all rooms. (Synapse sends no room of a list without ranges, whatever the
+/// proposal says.)
+const ALL_ROOMS: u64 = 1_000_000;
 /// Events of a room's timeline at most. It never grows: the server would send old events again as if new.
 const TIMELINE_LIMIT: u32 = 50;
 /// To-device messages in a response at most.
@@ -87,17 +90,13 @@ pub(crate) fn request(
     timeout_ms: u64,
 ) -> Result<HttpRequest, MachineError> {
     let record: SlidingSyncRecord = snapshot.load(&Only)?.unwrap_or_default();
-    let mut list = json!({
+    let rooms = if record.all_rooms { ALL_ROOMS } else { record.rooms.max(FIRST_ROOMS) };
+    let list = json!({
+        "ranges": [[0, rooms.saturating_sub(1)]],
         "required_state": REQUIRED_STATE,
         "timeline_limit": TIMELINE_LIMIT,
     });
     let mut to_device = json!({ "enabled": true, "limit": TO_DEVICE_LIMIT });
-    if !record.all_rooms
-        && let Some(list) = list.as_object_mut()
-    {
-        let last = record.rooms.max(FIRST_ROOMS).saturating_sub(1);
-        list.insert("ranges".to_owned(), json!([[0, last]]));
-    }
     if let (Some(since), Some(to_device)) = (record.to_device, to_device.as_object_mut()) {
         to_device.insert("since".to_owned(), json!(since));
     }

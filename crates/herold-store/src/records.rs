@@ -11,7 +11,7 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUs
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    KeyError, KeyReader, Record, RecordKey, Table,
+    KeyError, KeyReader, Record, RecordKey, StoreError, Table,
     key::{push_bytes, push_number, push_text},
 };
 
@@ -393,7 +393,29 @@ pub struct PolicyRecord {
     /// The policy.
     pub policy: Policy,
 }
-record!(PolicyRecord, Only, Policy);
+
+impl Record for PolicyRecord {
+    const TABLE: Table = Table::Policy;
+    /// Version 1 had no [`Policy::untrusted_grace`].
+    const VERSION: u8 = 2;
+    type Key = Only;
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        match bytes.split_first() {
+            Some((1, body)) => {
+                let grace = Policy::default().untrusted_grace;
+                let rest = postcard::to_allocvec(&grace).unwrap_or_default();
+                decode_body([body, &rest].concat().as_slice())
+            }
+            Some((2, body)) => decode_body(body),
+            _ => Err(StoreError::Corrupt("a policy of an unknown version".to_owned())),
+        }
+    }
+}
+
+fn decode_body(body: &[u8]) -> Result<PolicyRecord, StoreError> {
+    postcard::from_bytes(body).map_err(|_| StoreError::Corrupt("a row of table policy".to_owned()))
+}
 
 /// A counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -814,7 +836,7 @@ pub struct SlidingSyncRecord {
     pub to_device: Option<String>,
     /// The next request asks for so many rooms, the most active ones.
     pub rooms: u64,
-    /// All rooms have come once: they are asked for without a range.
+    /// All rooms have come once: all are asked for, however many there are.
     pub all_rooms: bool,
 }
 record!(SlidingSyncRecord, Only, SlidingSync);

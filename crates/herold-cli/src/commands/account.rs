@@ -80,6 +80,7 @@ fn policy(recipients: RecipientsArg, decrypt_trust: DecryptTrustArg) -> Policy {
         recipients: match recipients {
             RecipientsArg::AllDevices => Recipients::AllDevices,
             RecipientsArg::IdentityBased => Recipients::IdentityBased,
+            RecipientsArg::IdentityBasedThenStrict => Recipients::IdentityBasedThenStrict,
             RecipientsArg::OnlyTrusted => Recipients::OnlyTrusted,
         },
         decrypt_trust: match decrypt_trust {

@@ -68,6 +68,7 @@ pub fn set_policy(client: &Client, mut params: Params) -> Answer {
         &[
             ("all_devices", Recipients::AllDevices),
             ("identity_based", Recipients::IdentityBased),
+            ("identity_based_then_strict", Recipients::IdentityBasedThenStrict),
             ("only_trusted", Recipients::OnlyTrusted),
         ],
     )?;

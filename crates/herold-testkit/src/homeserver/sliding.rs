@@ -1,5 +1,5 @@
 //! Simplified sliding sync (MSC4186), as far as a client for end-to-end encryption can tell it from Synapse's:
-//! positions of connections, lists with and without ranges, and the extensions `to_device` and `e2ee`.
+//! positions of connections, lists with ranges, and the extensions `to_device` and `e2ee`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -257,9 +257,9 @@ fn to_device_since(options: &Options) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// The rooms in a list's ranges; all of them if it has none.
+/// The rooms in a list's ranges; none if it has none, as Synapse does.
 fn in_ranges<'a>(rooms: &[&'a str], ranges: Option<&Value>) -> Vec<&'a str> {
-    let Some(ranges) = ranges.and_then(Value::as_array) else { return rooms.to_vec() };
+    let Some(ranges) = ranges.and_then(Value::as_array) else { return Vec::new() };
     let inside = |place: usize| {
         ranges.iter().any(|range| {
             let end = |at: usize| range.get(at).and_then(Value::as_u64);
