@@ -27,6 +27,9 @@ pub enum MachineError {
     /// The device is not known.
     #[error("the device is not known")]
     UnknownDevice,
+    /// The user has no cross-signing identity that is known here.
+    #[error("the user has no identity that is known")]
+    UnknownIdentity,
     /// The deployment's policy does not allow this.
     #[error("the deployment's policy does not allow this")]
     PolicyDenied,

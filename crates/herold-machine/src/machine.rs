@@ -527,6 +527,29 @@ impl Machine {
         self.end(txn, ())
     }
 
+    /// The app's user has seen that a user's identity is another one, and accepts it: pins its master key.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownIdentity`], or those of the store.
+    pub fn pin_identity(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let key = UserKey { user_id: user_id.to_owned() };
+        let mut record: IdentityRecord = txn.load(&key)?.ok_or(MachineError::UnknownIdentity)?;
+        let before = record.identity.clone();
+        record.identity.acknowledge();
+        if record.identity != before {
+            txn.put(&key, &record);
+            txn.next_number(devices::GENERATION)?;
+            txn.require_full();
+        }
+        self.end(txn, ())
+    }
+
     /// Changes who gets room keys and whose messages are shown, within what the deployment allows. Every
     /// room's session is replaced before its next message.
     ///

@@ -157,10 +157,14 @@ pub(crate) fn handle(
         e2ee.device_unused_fallback_key_types.as_deref(),
     )?;
 
+    let listed = rooms_in_list(txn, body.lists.as_deref())?;
+    if before.pos.is_none() && listed.is_some_and(|listed| listed <= rooms.len() as u64) {
+        leave_unlisted(txn, hot, policy, &rooms)?;
+    }
     if !record.all_rooms {
         let asked = before.rooms.max(FIRST_ROOMS);
-        match rooms_in_list(txn, body.lists.as_deref())? {
-            Some(rooms) if rooms > asked => record.rooms = asked.saturating_mul(GROWTH),
+        match listed {
+            Some(listed) if listed > asked => record.rooms = asked.saturating_mul(GROWTH),
             _ => record.all_rooms = true,
         }
     }
@@ -195,6 +199,23 @@ fn rooms_in_list(
     }
     let lists: RawMap = section(txn, "lists", lists)?;
     Ok(lists.get(LIST).and_then(|raw| parse_section::<Counted>(raw)).map(|list| list.count))
+}
+
+/// A new connection has brought every room there is: a room that is not among them was left, or its invitation
+/// rejected, by another of our devices. The server does not list rooms that their user has left.
+fn leave_unlisted(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    listed: &RawMap,
+) -> Result<(), MachineError> {
+    for (RoomKey { room_id }, room) in txn.list::<RoomRecord>(&[])? {
+        if room.membership != Membership::Leave && !listed.contains_key(room_id.as_str()) {
+            let update = RoomUpdate::default();
+            rooms::handle_room(txn, hot, policy, &room_id, Membership::Leave, update)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes a room. Answers how many events its timeline had.

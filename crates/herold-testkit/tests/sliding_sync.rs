@@ -394,6 +394,38 @@ fn a_kick_seen_only_by_a_new_connection_counts() {
     clean(&world);
 }
 
+/// The server does not list a room that its user has left.
+#[test]
+fn a_room_left_by_another_device_is_left_after_a_new_connection() {
+    let (mut world, alice, bob, room) = two(16);
+    let kept = world.make_room(&[alice, bob]);
+    let other = world.add_device("bob");
+    world.settle();
+    let invited = world.make_room(&[alice]);
+    world.invite(alice, &invited, bob);
+    world.settle();
+    assert_eq!(membership(&mut world, bob, &invited), Some(Membership::Invite));
+    world.set_online(bob, false);
+    world.leave(other, &room);
+    world.leave(other, &invited);
+    world.settle();
+    world.server.expire_connections(None);
+    world.set_online(bob, true);
+    // A response whose rooms cannot be read says nothing of them.
+    tamper(&mut world, bob, |body| body["rooms"] = json!([]));
+    world.sync(bob);
+    world.sync(bob);
+    world.tamper = None;
+    assert_eq!(membership(&mut world, bob, &room), Some(Membership::Join));
+    world.server.expire_connections(None);
+    world.settle();
+    for left in [&room, &invited] {
+        assert_eq!(membership(&mut world, bob, left), Some(Membership::Leave));
+    }
+    talk(&mut world, bob, &kept, "here", &[alice]);
+    clean(&world);
+}
+
 #[test]
 fn a_room_that_becomes_encrypted_stays_so() {
     let mut world = world(11);

@@ -161,6 +161,46 @@ fn a_room_opens_again_when_the_device_is_signed_removed_or_blocked() {
     }
 }
 
+/// Behaviour 40, and the way out: another identity is a doubt that the app's user can lift.
+#[test]
+fn a_changed_identity_counts_until_it_is_accepted() {
+    let Scene { mut world, alice, bob, unsigned, room, .. } = scene(909);
+    log_out(&mut world, unsigned);
+    world.settle();
+    let user = world.devices[bob].user_id.clone();
+    try_send(&mut world, alice, &room, "as it was").unwrap();
+    let other = CrossSigning::new(user.as_str());
+    world.server.override_cross_signing_key(user.as_str(), "master", Some(other.master_key()));
+    let key = Some(other.self_signing_key());
+    world.server.override_cross_signing_key(user.as_str(), "self_signing", key);
+    let id = world.devices[bob].device_id.clone();
+    let keys = attacks_common::published(&mut world, bob, user.as_str(), &id);
+    world.server.override_device_keys(user.as_str(), &id, other.sign(keys));
+    world.settle();
+    assert_eq!(behaviour_common::notices(&world, alice, "identity_changed").len(), 1);
+    let start = log_length(&world);
+    try_send(&mut world, alice, &room, "not for the other").unwrap();
+    assert!(sent_to(&world, bob, "m.room.encrypted", start).is_empty());
+    assert_eq!(told(&world, alice).len(), 1);
+    world.clock.advance(8 * DAY);
+    let txn = world.queue(alice, &room, "held");
+    world.settle();
+    assert!(is_strict(&outcome(&mut world, alice, &room, &txn)));
+    let pinned = world.command(alice, |engine| {
+        engine.step(|machine, snapshot, cx| machine.pin_identity(snapshot, cx, &user))
+    });
+    assert!(pinned.is_some());
+    retry(&mut world, alice, &txn);
+    assert!(outcome(&mut world, alice, &room, &txn).is_ok());
+    assert!(world.texts(bob, &room).contains(&"held".to_owned()));
+    let nobody: herold::OwnedUserId = "@nobody:world.test".try_into().unwrap();
+    let pinned = world.command(alice, |engine| {
+        engine.step(|machine, snapshot, cx| machine.pin_identity(snapshot, cx, &nobody))
+    });
+    assert!(pinned.is_none());
+    clean(&world);
+}
+
 #[test]
 fn a_device_that_hides_and_comes_back_gains_no_time() {
     let Scene { mut world, alice, unsigned, room, .. } = scene(903);

@@ -80,6 +80,15 @@ impl Client {
             .step(|machine, snapshot, cx| machine.set_blocked(snapshot, cx, user, device, blocked))
     }
 
+    /// Accepts a user's identity as it is known now, after the app's user has been told that it changed
+    /// ([`herold_machine::Notice::IdentityChanged`]): its devices may be given room keys again.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidInput`] if the user has no identity that is known; those of the store.
+    pub fn pin_identity(&self, user: &UserId) -> Result<(), ClientError> {
+        self.session().step(|machine, snapshot, cx| machine.pin_identity(snapshot, cx, user))
+    }
+
     /// Chooses among what the deployment allows.
     ///
     /// # Errors

@@ -175,6 +175,7 @@ impl From<MachineError> for ClientError {
             MachineError::UnsupportedAlgorithm => {
                 Self::Unsupported("the room's encryption algorithm")
             }
+            MachineError::UnknownIdentity => Self::InvalidInput("the user has no known identity"),
             MachineError::ReservedType => Self::InvalidInput("this event type is reserved"),
             MachineError::TooLarge => Self::InvalidInput("too large to be sent"),
             MachineError::Malformed(what) => Self::BadResponse(what),
