@@ -251,6 +251,7 @@ mod tests {
         rotation_messages: None,
         rotation_seconds: None,
         max_device_name_chars: None,
+        untrusted_grace_seconds: None,
     };
 
     #[test]
@@ -273,6 +274,7 @@ mod tests {
             rotation_messages: Some(5),
             rotation_seconds: Some(6),
             max_device_name_chars: Some(7),
+            untrusted_grace_seconds: Some(8),
         }
         .into_herold();
         assert_eq!(policy.recipients, herold::Recipients::OnlyTrusted);
@@ -283,6 +285,7 @@ mod tests {
         assert_eq!(policy.default_rotation_messages, 5);
         assert_eq!(policy.default_rotation.as_secs(), 6);
         assert_eq!(policy.max_device_name_chars, 7);
+        assert_eq!(policy.untrusted_grace.as_secs(), 8);
     }
 
     #[test]
