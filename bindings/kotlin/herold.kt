@@ -3815,6 +3815,12 @@ data class ClientConfig (
      * Allows plain HTTP to hosts other than this machine: for test networks only.
      */
     var `allowInsecureHttp`: kotlin.Boolean = false 
+    , 
+    /**
+     * Synchronises by simplified sliding sync (MSC4186), or not; if left out, as the store remembers, and a new
+     * store by sync v2.
+     */
+    var `slidingSync`: kotlin.Boolean? = null 
     
 ): Disposable{
     
@@ -3830,7 +3836,8 @@ data class ClientConfig (
         this.`storeKey`,
         this.`homeserver`,
         this.`deployment`,
-        this.`allowInsecureHttp`
+        this.`allowInsecureHttp`,
+        this.`slidingSync`
     )
     }
     
@@ -3848,6 +3855,7 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalTypeDeployment.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterOptionalBoolean.read(buf),
         )
     }
 
@@ -3856,7 +3864,8 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
             FfiConverterTypeStoreKey.allocationSize(value.`storeKey`) +
             FfiConverterOptionalString.allocationSize(value.`homeserver`) +
             FfiConverterOptionalTypeDeployment.allocationSize(value.`deployment`) +
-            FfiConverterBoolean.allocationSize(value.`allowInsecureHttp`)
+            FfiConverterBoolean.allocationSize(value.`allowInsecureHttp`) +
+            FfiConverterOptionalBoolean.allocationSize(value.`slidingSync`)
     )
 
     override fun write(value: ClientConfig, buf: ByteBuffer) {
@@ -3865,6 +3874,7 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
             FfiConverterOptionalString.write(value.`homeserver`, buf)
             FfiConverterOptionalTypeDeployment.write(value.`deployment`, buf)
             FfiConverterBoolean.write(value.`allowInsecureHttp`, buf)
+            FfiConverterOptionalBoolean.write(value.`slidingSync`, buf)
     }
 }
 
@@ -4276,6 +4286,12 @@ data class Policy (
      * Characters of a device name that are shown. Default: 100.
      */
     var `maxDeviceNameChars`: kotlin.UInt? = null 
+    , 
+    /**
+     * For `IdentityBasedThenStrict`: how long, in seconds, a device without keys is put up with. Default: seven
+     * days.
+     */
+    var `untrustedGraceSeconds`: kotlin.ULong? = null 
     
 ){
     
@@ -4300,6 +4316,7 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterOptionalULong.read(buf),
             FfiConverterOptionalULong.read(buf),
             FfiConverterOptionalUInt.read(buf),
+            FfiConverterOptionalULong.read(buf),
         )
     }
 
@@ -4311,7 +4328,8 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterBoolean.allocationSize(value.`refuseClearInEncryptedRooms`) +
             FfiConverterOptionalULong.allocationSize(value.`rotationMessages`) +
             FfiConverterOptionalULong.allocationSize(value.`rotationSeconds`) +
-            FfiConverterOptionalUInt.allocationSize(value.`maxDeviceNameChars`)
+            FfiConverterOptionalUInt.allocationSize(value.`maxDeviceNameChars`) +
+            FfiConverterOptionalULong.allocationSize(value.`untrustedGraceSeconds`)
     )
 
     override fun write(value: Policy, buf: ByteBuffer) {
@@ -4323,6 +4341,7 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterOptionalULong.write(value.`rotationMessages`, buf)
             FfiConverterOptionalULong.write(value.`rotationSeconds`, buf)
             FfiConverterOptionalUInt.write(value.`maxDeviceNameChars`, buf)
+            FfiConverterOptionalULong.write(value.`untrustedGraceSeconds`, buf)
     }
 }
 
@@ -6350,6 +6369,35 @@ sealed class Notice {
     }
     
     /**
+     * The server has forgotten how far it told us what is new; everything that may have changed is fetched.
+     */
+    object SyncStartsOver : Notice()
+    
+    
+    /**
+     * A member's device is trusted too little and gets no keys; nothing is sent to its rooms from a time on.
+     */
+    data class UntrustedDevice(
+        /**
+         * The owner.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * The device.
+         */
+        val `deviceId`: kotlin.String, 
+        /**
+         * From when on its rooms are closed, in milliseconds since the Unix epoch.
+         */
+        val `strictAtMs`: kotlin.ULong) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
      * Something that has no name here yet.
      */
     object Unknown : Notice()
@@ -6410,7 +6458,13 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
             12 -> Notice.EncryptionChangeRefused(
                 FfiConverterString.read(buf),
                 )
-            13 -> Notice.Unknown
+            13 -> Notice.SyncStartsOver
+            14 -> Notice.UntrustedDevice(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            15 -> Notice.Unknown
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
     }
@@ -6505,6 +6559,21 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
                 + FfiConverterString.allocationSize(value.`roomId`)
             )
         }
+        is Notice.SyncStartsOver -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is Notice.UntrustedDevice -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterString.allocationSize(value.`deviceId`)
+                + FfiConverterULong.allocationSize(value.`strictAtMs`)
+            )
+        }
         is Notice.Unknown -> {
             // Add the size for the Int that specifies the variant plus the size needed for all fields
             (
@@ -6580,8 +6649,19 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
                 FfiConverterString.write(value.`roomId`, buf)
                 Unit
             }
-            is Notice.Unknown -> {
+            is Notice.SyncStartsOver -> {
                 buf.putInt(13)
+                Unit
+            }
+            is Notice.UntrustedDevice -> {
+                buf.putInt(14)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterString.write(value.`deviceId`, buf)
+                FfiConverterULong.write(value.`strictAtMs`, buf)
+                Unit
+            }
+            is Notice.Unknown -> {
+                buf.putInt(15)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -6606,6 +6686,11 @@ enum class Recipients {
      * Devices that their owner has cross-signed.
      */
     IDENTITY_BASED,
+    /**
+     * The same, and the app is told of each device that is left out; after `untrusted_grace_seconds` nothing can be
+     * sent to a room that still has one.
+     */
+    IDENTITY_BASED_THEN_STRICT,
     /**
      * Cross-signed devices of owners whose identity is verified.
      */
@@ -7169,6 +7254,38 @@ public object FfiConverterOptionalULong: FfiConverterRustBuffer<kotlin.ULong?> {
         } else {
             buf.put(1)
             FfiConverterULong.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalBoolean: FfiConverterRustBuffer<kotlin.Boolean?> {
+    override fun read(buf: ByteBuffer): kotlin.Boolean? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterBoolean.read(buf)
+    }
+
+    override fun allocationSize(value: kotlin.Boolean?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterBoolean.allocationSize(value)
+        }
+    }
+
+    override fun write(value: kotlin.Boolean?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterBoolean.write(value, buf)
         }
     }
 }

@@ -2179,6 +2179,11 @@ public struct ClientConfig {
      * Allows plain HTTP to hosts other than this machine: for test networks only.
      */
     public var allowInsecureHttp: Bool
+    /**
+     * Synchronises by simplified sliding sync (MSC4186), or not; if left out, as the store remembers, and a new
+     * store by sync v2.
+     */
+    public var slidingSync: Bool?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2198,12 +2203,17 @@ public struct ClientConfig {
          */deployment: Deployment? = nil, 
         /**
          * Allows plain HTTP to hosts other than this machine: for test networks only.
-         */allowInsecureHttp: Bool = false) {
+         */allowInsecureHttp: Bool = false, 
+        /**
+         * Synchronises by simplified sliding sync (MSC4186), or not; if left out, as the store remembers, and a new
+         * store by sync v2.
+         */slidingSync: Bool? = nil) {
         self.storePath = storePath
         self.storeKey = storeKey
         self.homeserver = homeserver
         self.deployment = deployment
         self.allowInsecureHttp = allowInsecureHttp
+        self.slidingSync = slidingSync
     }
 
     
@@ -2226,7 +2236,8 @@ public struct FfiConverterTypeClientConfig: FfiConverterRustBuffer {
                 storeKey: FfiConverterTypeStoreKey.read(from: &buf), 
                 homeserver: FfiConverterOptionString.read(from: &buf), 
                 deployment: FfiConverterOptionTypeDeployment.read(from: &buf), 
-                allowInsecureHttp: FfiConverterBool.read(from: &buf)
+                allowInsecureHttp: FfiConverterBool.read(from: &buf), 
+                slidingSync: FfiConverterOptionBool.read(from: &buf)
         )
     }
 
@@ -2236,6 +2247,7 @@ public struct FfiConverterTypeClientConfig: FfiConverterRustBuffer {
         FfiConverterOptionString.write(value.homeserver, into: &buf)
         FfiConverterOptionTypeDeployment.write(value.deployment, into: &buf)
         FfiConverterBool.write(value.allowInsecureHttp, into: &buf)
+        FfiConverterOptionBool.write(value.slidingSync, into: &buf)
     }
 }
 
@@ -2806,6 +2818,11 @@ public struct Policy: Equatable, Hashable {
      * Characters of a device name that are shown. Default: 100.
      */
     public var maxDeviceNameChars: UInt32?
+    /**
+     * For `IdentityBasedThenStrict`: how long, in seconds, a device without keys is put up with. Default: seven
+     * days.
+     */
+    public var untrustedGraceSeconds: UInt64?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2833,7 +2850,11 @@ public struct Policy: Equatable, Hashable {
          */rotationSeconds: UInt64? = nil, 
         /**
          * Characters of a device name that are shown. Default: 100.
-         */maxDeviceNameChars: UInt32? = nil) {
+         */maxDeviceNameChars: UInt32? = nil, 
+        /**
+         * For `IdentityBasedThenStrict`: how long, in seconds, a device without keys is put up with. Default: seven
+         * days.
+         */untrustedGraceSeconds: UInt64? = nil) {
         self.recipients = recipients
         self.leastTrust = leastTrust
         self.recipientsFloor = recipientsFloor
@@ -2842,6 +2863,7 @@ public struct Policy: Equatable, Hashable {
         self.rotationMessages = rotationMessages
         self.rotationSeconds = rotationSeconds
         self.maxDeviceNameChars = maxDeviceNameChars
+        self.untrustedGraceSeconds = untrustedGraceSeconds
     }
 
     
@@ -2867,7 +2889,8 @@ public struct FfiConverterTypePolicy: FfiConverterRustBuffer {
                 refuseClearInEncryptedRooms: FfiConverterBool.read(from: &buf), 
                 rotationMessages: FfiConverterOptionUInt64.read(from: &buf), 
                 rotationSeconds: FfiConverterOptionUInt64.read(from: &buf), 
-                maxDeviceNameChars: FfiConverterOptionUInt32.read(from: &buf)
+                maxDeviceNameChars: FfiConverterOptionUInt32.read(from: &buf), 
+                untrustedGraceSeconds: FfiConverterOptionUInt64.read(from: &buf)
         )
     }
 
@@ -2880,6 +2903,7 @@ public struct FfiConverterTypePolicy: FfiConverterRustBuffer {
         FfiConverterOptionUInt64.write(value.rotationMessages, into: &buf)
         FfiConverterOptionUInt64.write(value.rotationSeconds, into: &buf)
         FfiConverterOptionUInt32.write(value.maxDeviceNameChars, into: &buf)
+        FfiConverterOptionUInt64.write(value.untrustedGraceSeconds, into: &buf)
     }
 }
 
@@ -4873,6 +4897,24 @@ public enum Notice: Equatable, Hashable {
          */roomId: String
     )
     /**
+     * The server has forgotten how far it told us what is new; everything that may have changed is fetched.
+     */
+    case syncStartsOver
+    /**
+     * A member's device is trusted too little and gets no keys; nothing is sent to its rooms from a time on.
+     */
+    case untrustedDevice(
+        /**
+         * The owner.
+         */userId: String, 
+        /**
+         * The device.
+         */deviceId: String, 
+        /**
+         * From when on its rooms are closed, in milliseconds since the Unix epoch.
+         */strictAtMs: UInt64
+    )
+    /**
      * Something that has no name here yet.
      */
     case unknown
@@ -4931,7 +4973,12 @@ public struct FfiConverterTypeNotice: FfiConverterRustBuffer {
         case 12: return .encryptionChangeRefused(roomId: try FfiConverterString.read(from: &buf)
         )
         
-        case 13: return .unknown
+        case 13: return .syncStartsOver
+        
+        case 14: return .untrustedDevice(userId: try FfiConverterString.read(from: &buf), deviceId: try FfiConverterString.read(from: &buf), strictAtMs: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 15: return .unknown
         
         default: throw UniffiInternalError.unexpectedEnumCase
         }
@@ -5006,8 +5053,19 @@ public struct FfiConverterTypeNotice: FfiConverterRustBuffer {
             FfiConverterString.write(roomId, into: &buf)
             
         
-        case .unknown:
+        case .syncStartsOver:
             writeInt(&buf, Int32(13))
+        
+        
+        case let .untrustedDevice(userId,deviceId,strictAtMs):
+            writeInt(&buf, Int32(14))
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterString.write(deviceId, into: &buf)
+            FfiConverterUInt64.write(strictAtMs, into: &buf)
+            
+        
+        case .unknown:
+            writeInt(&buf, Int32(15))
         
         }
     }
@@ -5045,6 +5103,11 @@ public enum Recipients: Equatable, Hashable {
      */
     case identityBased
     /**
+     * The same, and the app is told of each device that is left out; after `untrusted_grace_seconds` nothing can be
+     * sent to a room that still has one.
+     */
+    case identityBasedThenStrict
+    /**
      * Cross-signed devices of owners whose identity is verified.
      */
     case onlyTrusted
@@ -5073,7 +5136,9 @@ public struct FfiConverterTypeRecipients: FfiConverterRustBuffer {
         
         case 2: return .identityBased
         
-        case 3: return .onlyTrusted
+        case 3: return .identityBasedThenStrict
+        
+        case 4: return .onlyTrusted
         
         default: throw UniffiInternalError.unexpectedEnumCase
         }
@@ -5091,8 +5156,12 @@ public struct FfiConverterTypeRecipients: FfiConverterRustBuffer {
             writeInt(&buf, Int32(2))
         
         
-        case .onlyTrusted:
+        case .identityBasedThenStrict:
             writeInt(&buf, Int32(3))
+        
+        
+        case .onlyTrusted:
+            writeInt(&buf, Int32(4))
         
         }
     }
@@ -5690,6 +5759,30 @@ fileprivate struct FfiConverterOptionUInt64: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterUInt64.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionBool: FfiConverterRustBuffer {
+    typealias SwiftType = Bool?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterBool.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterBool.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }

@@ -119,15 +119,24 @@ impl Peer {
         }
     }
 
-    /// Logs in as a new device.
+    /// Logs in as a new device, which synchronises as `sync` says (an extension of the protocol, for ours).
     ///
     /// # Errors
     ///
     /// As [`Self::call`].
-    pub fn login(&mut self, homeserver: &str, user: &str, password: &str) -> Result<()> {
+    pub fn login(
+        &mut self,
+        homeserver: &str,
+        user: &str,
+        password: &str,
+        sync: Option<&str>,
+    ) -> Result<()> {
         let store = self.store();
-        let parameters =
+        let mut parameters =
             json!({"homeserver": homeserver, "user": user, "password": password, "store": store});
+        if let Some(sync) = sync {
+            parameters["sync"] = json!(sync);
+        }
         self.device = device(&self.call("login", parameters)?);
         ensure(self.device.user == user, || format!("{} is {}", self.label, self.device.user))
     }

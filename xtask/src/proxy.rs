@@ -45,6 +45,7 @@ struct Record {
     devices: HashMap<String, Device>,
     sent: Vec<Sent>,
     fallback_keys: HashMap<Device, usize>,
+    sliding_syncs: HashMap<Device, usize>,
     recent: HashMap<(Device, String), Vec<Instant>>,
     offences: Vec<(Device, String)>,
 }
@@ -96,6 +97,11 @@ impl Proxy {
     /// How many times the device has uploaded a fallback key.
     pub fn fallback_keys(&self, device: &Device) -> usize {
         lock(&self.record).fallback_keys.get(device).copied().unwrap_or_default()
+    }
+
+    /// How many responses of sliding sync the device has got.
+    pub fn sliding_syncs(&self, device: &Device) -> usize {
+        lock(&self.record).sliding_syncs.get(device).copied().unwrap_or_default()
     }
 
     /// What the devices of this user have put on the wire and must not have.
@@ -166,6 +172,9 @@ impl Record {
                     let targets = targets(&parse(&request.body));
                     self.sent.push(Sent { at, sender, kind: (*kind).to_owned(), targets });
                 }
+            }
+            ("POST", ["org.matrix.simplified_msc3575", "sync"]) if accepted => {
+                *self.sliding_syncs.entry(sender).or_default() += 1;
             }
             ("POST", ["keys", "upload", ..]) if accepted => {
                 let body = parse(&request.body);

@@ -1,5 +1,6 @@
 //! The scenarios: what two implementations have to bring off together.
 
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result, ensure, fail};
 use crate::peer::{Peer, WAIT, eventually, text};
 use crate::synapse::PASSWORD;
-use crate::world::{World, make_room, make_room_of_invited, never_reads, reads, say};
+use crate::world::{OURS, World, make_room, make_room_of_invited, never_reads, reads, say};
 
 /// A scenario and what it takes: one feature of each list, if the list is not empty.
 pub struct Scenario {
@@ -42,6 +43,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "restart", shows: "each that can comes back from its store and has missed nothing", needs_of_a: &[], needs_of_b: &[], play: restart },
     Scenario { name: "killed", shows: "B is killed while it receives, three times, and misses nothing", needs_of_a: &[], needs_of_b: &["store"], play: killed },
     Scenario { name: "killed_sender", shows: "A is killed with a full send queue: each message comes once, in order", needs_of_a: &["control"], needs_of_b: &[], play: killed_sender },
+    Scenario { name: "sliding_sync", shows: "ours by simplified sliding sync: both ways, over a leave, a kill and a restart", needs_of_a: &[], needs_of_b: &[], play: sliding_sync },
     Scenario { name: "exhausted", shows: "B has no one-time keys left: the fallback key serves, and is replaced", needs_of_a: &[], needs_of_b: &["store"], play: exhausted },
 ];
 
@@ -245,6 +247,43 @@ fn restart(world: &World<'_>) -> Result<()> {
         returns(&mut a, &mut b, &room)?;
         let user = a.user().to_owned();
         reads(&mut a, &room, &old, &user, "old")?;
+    }
+    Ok(())
+}
+
+fn sliding_sync(world: &World<'_>) -> Result<()> {
+    world.sliding.store(true, Ordering::Relaxed);
+    let (mut a, mut b) = world.two()?;
+    let mut c = world.third()?;
+    let room = make_room(&mut a, &mut [&mut b, &mut c], json!({}))?;
+    let before = say(&mut a, &room, "to both", &mut [&mut b, &mut c])?;
+    say(&mut b, &room, "from B", &mut [&mut a, &mut c])?;
+    c.call("leave", json!({"room": room}))?;
+    let user = c.user().to_owned();
+    a.wait_member(&room, &user, "leave")?;
+    b.wait_member(&room, &user, "leave")?;
+    let gone = Instant::now();
+    let after = say(&mut a, &room, "without C", &mut [&mut b])?;
+    ensure(before != after, || "the session is still that of who is gone".to_owned())?;
+    ensure(!world.server.proxy.sent_key(a.user(), &c.device, gone), || {
+        "C is gone and was sent a key".to_owned()
+    })?;
+    let (a_is_ours, b_is_ours) = (world.a.name == OURS, world.b.name == OURS);
+    if a_is_ours {
+        returns(&mut a, &mut b, &room)?;
+    }
+    if b_is_ours {
+        returns(&mut b, &mut a, &room)?;
+        b.kill();
+        let missed = a.send(&room, "while B was dead")?;
+        b.resume()?;
+        reads(&mut b, &room, &missed, a.user(), "while B was dead")?;
+    }
+    for (is_ours, peer) in [(a_is_ours, &a), (b_is_ours, &b)] {
+        let count = world.server.proxy.sliding_syncs(&peer.device);
+        ensure(!is_ours || count > 3, || {
+            format!("{} has got {count} responses of sliding sync", peer.label())
+        })?;
     }
     Ok(())
 }

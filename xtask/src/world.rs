@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -42,6 +43,8 @@ pub struct World<'a> {
     /// Who is written to.
     pub b: &'a Implementation,
     folder: PathBuf,
+    /// Herold's devices synchronise by simplified sliding sync.
+    pub sliding: AtomicBool,
     ours: Mutex<Vec<(String, PathBuf)>>,
 }
 
@@ -53,7 +56,8 @@ impl<'a> World<'a> {
         b: &'a Implementation,
         folder: PathBuf,
     ) -> Self {
-        Self { server, a, b, folder, ours: Mutex::default() }
+        let sliding = AtomicBool::new(false);
+        Self { server, a, b, folder, sliding, ours: Mutex::default() }
     }
 
     /// Logs a new device of the user in.
@@ -69,7 +73,9 @@ impl<'a> World<'a> {
         }
         let label = format!("{label} ({})", implementation.name);
         let mut peer = Peer::start(label, &implementation.command, folder)?;
-        peer.login(&self.server.proxy.url(), user, PASSWORD)?;
+        let sliding = implementation.name == OURS && self.sliding.load(Ordering::Relaxed);
+        let sync = sliding.then_some("sliding");
+        peer.login(&self.server.proxy.url(), user, PASSWORD, sync)?;
         Ok(peer)
     }
 

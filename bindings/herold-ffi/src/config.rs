@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use herold::{ClientBuilder, DecryptTrust, PolicyFloor, SecretString};
+use herold::{ClientBuilder, DecryptTrust, PolicyFloor, SecretString, SyncMode};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{HeroldError, host::guarded, input};
@@ -55,6 +55,10 @@ pub struct ClientConfig {
     /// Allows plain HTTP to hosts other than this machine: for test networks only.
     #[uniffi(default = false)]
     pub allow_insecure_http: bool,
+    /// Synchronises by simplified sliding sync (MSC4186), or not; if left out, as the store remembers, and a new
+    /// store by sync v2.
+    #[uniffi(default = None)]
+    pub sliding_sync: Option<bool>,
 }
 
 /// What a branded messenger is made with. A store made by one deployment is not opened by another.
@@ -103,6 +107,10 @@ pub struct Policy {
     /// Characters of a device name that are shown. Default: 100.
     #[uniffi(default = None)]
     pub max_device_name_chars: Option<u32>,
+    /// For `IdentityBasedThenStrict`: how long, in seconds, a device without keys is put up with. Default: seven
+    /// days.
+    #[uniffi(default = None)]
+    pub untrusted_grace_seconds: Option<u64>,
 }
 
 /// Which devices get room keys, from lax to strict.
@@ -112,6 +120,9 @@ pub enum Recipients {
     AllDevices,
     /// Devices that their owner has cross-signed.
     IdentityBased,
+    /// The same, and the app is told of each device that is left out; after `untrusted_grace_seconds` nothing can be
+    /// sent to a room that still has one.
+    IdentityBasedThenStrict,
     /// Cross-signed devices of owners whose identity is verified.
     OnlyTrusted,
 }
@@ -138,6 +149,9 @@ impl ClientConfig {
         }
         if let Some(deployment) = self.deployment {
             builder = builder.deployment(deployment.into_herold()?);
+        }
+        if let Some(sliding) = self.sliding_sync {
+            builder = builder.sync_mode(if sliding { SyncMode::Sliding } else { SyncMode::V2 });
         }
         #[cfg(feature = "provoke-panic")]
         let builder = builder.clock(Arc::new(crate::provoke::FaultyClock));
@@ -187,6 +201,9 @@ impl Policy {
             max_device_name_chars: self
                 .max_device_name_chars
                 .unwrap_or(default.max_device_name_chars),
+            untrusted_grace: self
+                .untrusted_grace_seconds
+                .map_or(default.untrusted_grace, Duration::from_secs),
         }
     }
 }
@@ -196,6 +213,7 @@ impl From<Recipients> for herold::Recipients {
         match recipients {
             Recipients::AllDevices => Self::AllDevices,
             Recipients::IdentityBased => Self::IdentityBased,
+            Recipients::IdentityBasedThenStrict => Self::IdentityBasedThenStrict,
             Recipients::OnlyTrusted => Self::OnlyTrusted,
         }
     }
@@ -233,6 +251,7 @@ mod tests {
         rotation_messages: None,
         rotation_seconds: None,
         max_device_name_chars: None,
+        untrusted_grace_seconds: None,
     };
 
     #[test]
@@ -255,6 +274,7 @@ mod tests {
             rotation_messages: Some(5),
             rotation_seconds: Some(6),
             max_device_name_chars: Some(7),
+            untrusted_grace_seconds: Some(8),
         }
         .into_herold();
         assert_eq!(policy.recipients, herold::Recipients::OnlyTrusted);
@@ -265,6 +285,7 @@ mod tests {
         assert_eq!(policy.default_rotation_messages, 5);
         assert_eq!(policy.default_rotation.as_secs(), 6);
         assert_eq!(policy.max_device_name_chars, 7);
+        assert_eq!(policy.untrusted_grace.as_secs(), 8);
     }
 
     #[test]

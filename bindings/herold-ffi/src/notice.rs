@@ -71,6 +71,17 @@ pub enum Notice {
         /// The room.
         room_id: String,
     },
+    /// The server has forgotten how far it told us what is new; everything that may have changed is fetched.
+    SyncStartsOver,
+    /// A member's device is trusted too little and gets no keys; nothing is sent to its rooms from a time on.
+    UntrustedDevice {
+        /// The owner.
+        user_id: String,
+        /// The device.
+        device_id: String,
+        /// From when on its rooms are closed, in milliseconds since the Unix epoch.
+        strict_at_ms: u64,
+    },
     /// Something that has no name here yet.
     Unknown,
 }
@@ -136,6 +147,12 @@ impl From<herold::Notice> for Notice {
             From::EncryptionChangeRefused { room_id } => {
                 Self::EncryptionChangeRefused { room_id: room_id.into() }
             }
+            From::SyncStartsOver => Self::SyncStartsOver,
+            From::UntrustedDevice { user_id, device_id, strict_at } => Self::UntrustedDevice {
+                user_id: user_id.into(),
+                device_id: device_id.into(),
+                strict_at_ms: strict_at.as_millis(),
+            },
             _ => Self::Unknown,
         }
     }

@@ -153,6 +153,10 @@ pub struct Login {
     #[arg(long, value_name = "URL")]
     pub homeserver: String,
 
+    /// How to synchronise: 'sliding' needs a server with simplified sliding sync (MSC4186)
+    #[arg(long, value_name = "KIND", value_enum, default_value = "v2")]
+    pub sync: SyncArg,
+
     /// The name the server shows for the new device
     #[arg(long, value_name = "NAME")]
     pub device_name: Option<String>,
@@ -174,6 +178,15 @@ pub struct Login {
     pub allow_insecure_http: bool,
 }
 
+/// How a device synchronises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SyncArg {
+    /// `/sync`, which every server has
+    V2,
+    /// Simplified sliding sync
+    Sliding,
+}
+
 /// Who is given room keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RecipientsArg {
@@ -181,6 +194,8 @@ pub enum RecipientsArg {
     AllDevices,
     /// Devices their owner has cross-signed
     IdentityBased,
+    /// The same; a week after a member's other device was seen, nothing is sent to the room
+    IdentityBasedThenStrict,
     /// Cross-signed devices of verified users
     OnlyTrusted,
 }

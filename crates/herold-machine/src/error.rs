@@ -27,12 +27,18 @@ pub enum MachineError {
     /// The device is not known.
     #[error("the device is not known")]
     UnknownDevice,
-    /// There is no Olm session with the device yet; one has been asked for.
-    #[error("there is no Olm session with the device yet")]
-    NoOlmSession,
+    /// The user has no cross-signing identity that is known here.
+    #[error("the user has no identity that is known")]
+    UnknownIdentity,
     /// The deployment's policy does not allow this.
     #[error("the deployment's policy does not allow this")]
     PolicyDenied,
+    /// Events of this type are the machine's own: an app cannot send them.
+    #[error("events of this type cannot be sent by an app")]
+    ReservedType,
+    /// More than can be sent.
+    #[error("too large to be sent")]
+    TooLarge,
     /// An input that cannot be used at all.
     #[error("malformed: {0}")]
     Malformed(&'static str),

@@ -5,9 +5,11 @@ use herold_store::{
     Record, Table,
     records::{Membership, SequenceKey},
 };
-use herold_trust::Shield;
+use herold_trust::{Shield, Timestamp};
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 use serde::{Deserialize, Serialize};
+
+use crate::ToDeviceOutcome;
 
 /// Something the app should know. Each has a number and stays in the store until the app has
 /// acknowledged it: after a kill it is given again.
@@ -70,6 +72,13 @@ pub enum AppEvent {
     LoggedOut,
     /// Something was dropped, or needs attention.
     Notice(Notice),
+    /// What became of an app's own to-device event, for each of its devices.
+    ToDeviceSent {
+        /// The id it was queued under.
+        txn_id: OwnedTransactionId,
+        /// One for each device.
+        outcomes: Vec<ToDeviceOutcome>,
+    },
 }
 
 /// Why something from outside was dropped.
@@ -195,6 +204,18 @@ pub enum Notice {
         /// The room.
         room_id: OwnedRoomId,
     },
+    /// The server has forgotten how far it told us what is new: rooms, members and device lists are fetched anew.
+    SyncStartsOver,
+    /// A member's device is trusted too little and gets no room keys; from a time on, nothing is sent to rooms
+    /// that have it. Told once for each such device.
+    UntrustedDevice {
+        /// The owner.
+        user_id: OwnedUserId,
+        /// The device.
+        device_id: OwnedDeviceId,
+        /// From when on its rooms are closed, unless it is cross-signed, removed or blocked by then.
+        strict_at: Timestamp,
+    },
 }
 
 impl Notice {
@@ -213,6 +234,8 @@ impl Notice {
             Self::KeyWithheld { .. } => "key_withheld",
             Self::OneTimeKeyClash => "one_time_key_clash",
             Self::ToDeviceRefused { .. } => "to_device_refused",
+            Self::SyncStartsOver => "sync_starts_over",
+            Self::UntrustedDevice { .. } => "untrusted_device",
             Self::EncryptionChangeRefused { .. } => "encryption_change_refused",
         }
     }

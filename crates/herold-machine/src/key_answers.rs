@@ -141,7 +141,8 @@ fn withhold(
     });
     let mut messages = Messages::default();
     messages.add(device, content);
-    messages.enqueue(txn, "m.room_key.withheld")
+    messages.enqueue(txn, "m.room_key.withheld")?;
+    Ok(())
 }
 
 /// Sends a device what it has asked for, if it can be reached and is still to be trusted. From the first index

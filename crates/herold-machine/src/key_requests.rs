@@ -209,7 +209,8 @@ fn send(txn: &mut Txn<'_, '_>, devices: &[Device], content: &Value) -> Result<()
     for device in devices {
         messages.add(device, content.clone());
     }
-    messages.enqueue(txn, "m.room_key_request")
+    messages.enqueue(txn, "m.room_key_request")?;
+    Ok(())
 }
 
 /// A key has come. If no event waits for the session any more, it is not asked for, or no longer.

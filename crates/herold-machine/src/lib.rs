@@ -7,7 +7,8 @@
 //! The order of calls:
 //!
 //! 1. [`Machine::create`] once for a device, then [`Machine::load`] in every process.
-//! 2. Inputs as they come: [`Machine::handle_sync`], [`Machine::handle_answer`], and the commands.
+//! 2. Inputs as they come: [`Machine::handle_sync`] or [`Machine::handle_sliding_sync`],
+//!    [`Machine::handle_answer`], and the commands.
 //! 3. After each committed step, [`Machine::advance`] until it changes nothing.
 //! 4. [`Machine::requests`] names the HTTP requests to make now; each answer, or its absence, goes to
 //!    [`Machine::handle_answer`]. Requests are derived from *committed* state alone: after a kill the
@@ -20,11 +21,13 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod app_to_device;
 mod claims;
 mod context;
 mod devices;
 mod error;
 mod event;
+mod grace;
 mod hot;
 mod key_answers;
 mod key_requests;
@@ -38,6 +41,7 @@ mod retired;
 mod room_keys;
 mod rooms;
 mod share;
+mod sliding;
 mod step;
 mod sync;
 mod timeline;
@@ -46,10 +50,12 @@ mod txn;
 mod view;
 mod wire;
 
+pub use app_to_device::{ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult};
 pub use context::Context;
 pub use error::MachineError;
 pub use event::{AppEvent, AppEventRecord, ClearBody, DropReason, Notice, RoomEvent, Utd};
 pub use machine::{DeviceView, Machine, UserDevices};
 pub use request::{Answer, Body, HttpRequest, Method, Outgoing, RequestId, percent_encode};
+pub use sliding::SyncMode;
 pub use step::{Durable, Outputs, Pending, Step};
 pub use sync::SyncReport;

@@ -21,12 +21,11 @@ use serde_json::Value;
 
 use crate::{
     Answer, AppEvent, AppEventRecord, Context, HttpRequest, MachineError, Outgoing, Pending,
-    RoomEvent, Step, SyncReport, account, devices,
+    RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient, account, app_to_device, devices,
     hot::Hot,
-    messages::Messages,
     olm, outgoing, queue,
     request::RequestKind,
-    rooms, sync, timeline,
+    rooms, sliding, sync, timeline,
     timeline::Origin,
     txn::{Left, Own, Txn},
     view, wire,
@@ -180,6 +179,38 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let report = sync::handle(&mut txn, &mut self.hot, &self.policy, body)?;
         self.end(txn, report)
+    }
+
+    /// Takes a response of simplified sliding sync (MSC4186), the answer of
+    /// [`Machine::sliding_sync_request`]: one step, one transaction, the position included. Which of the two
+    /// kinds of sync is used is the caller's choice, and may change: each has its own tokens.
+    ///
+    /// # Errors
+    /// [`MachineError::Malformed`] if it has no position; else those of the store.
+    pub fn handle_sliding_sync(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        body: &[u8],
+    ) -> Result<Step<Pending, SyncReport>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let report = sliding::handle(&mut txn, &mut self.hot, &self.policy, body)?;
+        self.end(txn, report)
+    }
+
+    /// Sliding sync was answered with `M_UNKNOWN_POS`: the next request starts over. To-device messages are not
+    /// lost by that; whatever else may have changed meanwhile is fetched anew before it is relied on.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn handle_unknown_pos(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        sliding::handle_unknown_pos(&mut txn)?;
+        self.end(txn, ())
     }
 
     /// Takes what came of a request of [`Machine::requests`]. Answers may come in any order, twice, or
@@ -338,6 +369,7 @@ impl Machine {
         cx: &mut Context<'_>,
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
+        app_to_device::advance(&mut txn, &self.policy)?;
         queue::advance(&mut txn, &mut self.hot, &self.policy)?;
         self.end(txn, ())
     }
@@ -515,6 +547,29 @@ impl Machine {
         self.end(txn, ())
     }
 
+    /// The app's user has seen that a user's identity is another one, and accepts it: pins its master key.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownIdentity`], or those of the store.
+    pub fn pin_identity(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let key = UserKey { user_id: user_id.to_owned() };
+        let mut record: IdentityRecord = txn.load(&key)?.ok_or(MachineError::UnknownIdentity)?;
+        let before = record.identity.clone();
+        record.identity.acknowledge();
+        if record.identity != before {
+            txn.put(&key, &record);
+            txn.next_number(devices::GENERATION)?;
+            txn.require_full();
+        }
+        self.end(txn, ())
+    }
+
     /// Changes who gets room keys and whose messages are shown, within what the deployment allows. Every
     /// room's session is replaced before its next message.
     ///
@@ -574,6 +629,22 @@ impl Machine {
         Ok(step)
     }
 
+    /// Chooses the kind of sync, for this device from now on. It says no more than what
+    /// [`Machine::sync_mode`] answers: a caller may also choose anew each time.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn set_sync_mode(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        mode: SyncMode,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        sliding::set_mode(&mut txn, mode)?;
+        self.end(txn, ())
+    }
+
     /// Stores the login.
     ///
     /// # Errors
@@ -594,35 +665,27 @@ impl Machine {
         self.end(txn, ())
     }
 
-    /// Sends an app's own event to a device, encrypted with Olm.
+    /// Queues an app's own event for devices, encrypted with Olm for each. Who may be given room keys may be
+    /// sent it. Replies with its transaction id; the same id again, while it is queued, names the same event. What
+    /// became of it comes as [`AppEvent::ToDeviceSent`], once for all its devices: within seconds if the servers
+    /// answer, within an hour of being online in any case.
     ///
     /// # Errors
-    /// [`MachineError::UnknownDevice`], or those of the store. A reply of `false` means that there is no
-    /// session with the device yet: one has been asked for; call again when requests have been answered.
+    /// [`MachineError::ReservedType`]; [`MachineError::TooLarge`] for a content of more than 40 kB or more than a
+    /// thousand recipients; [`MachineError::Malformed`], or those of the store.
     pub fn send_to_device(
         &mut self,
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
-        user_id: &UserId,
-        device_id: &DeviceId,
+        recipients: &[ToDeviceRecipient],
         event_type: &str,
         content: &Value,
-    ) -> Result<Step<Pending, bool>, MachineError> {
+        txn_id: Option<OwnedTransactionId>,
+    ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        let key = DeviceKey { user_id: user_id.to_owned(), device_id: device_id.to_owned() };
-        let device = txn.load::<DeviceRecord>(&key)?.ok_or(MachineError::UnknownDevice)?.device;
-        let own = olm::OwnIdentity::new(&txn);
-        let encrypted = olm::encrypt(&mut txn, &own, &device, event_type, &content.to_string())?;
-        let sent = encrypted.is_some();
-        match encrypted {
-            Some(encrypted) => {
-                let mut messages = Messages::default();
-                messages.add(&device, encrypted);
-                messages.enqueue(&mut txn, "m.room.encrypted")?;
-            }
-            None => olm::want_claim(&mut txn, &device)?,
-        }
-        self.end(txn, sent)
+        let txn_id = app_to_device::enqueue(&mut txn, recipients, event_type, content, txn_id)?;
+        app_to_device::advance(&mut txn, &self.policy)?;
+        self.end(txn, txn_id)
     }
 }
 
@@ -638,6 +701,18 @@ impl Machine {
         timeout_ms: u64,
     ) -> Result<HttpRequest, MachineError> {
         outgoing::sync_request(snapshot, timeout_ms)
+    }
+
+    /// The request for the next response of simplified sliding sync, from the last position committed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sliding_sync_request(
+        &self,
+        snapshot: &dyn Snapshot,
+        timeout_ms: u64,
+    ) -> Result<HttpRequest, MachineError> {
+        sliding::request(snapshot, timeout_ms)
     }
 
     /// Every request that is due. Derived from committed state alone: after a restart the same come
@@ -858,6 +933,14 @@ impl Machine {
     pub fn queue(&self, snapshot: &dyn Snapshot) -> Result<Vec<(u64, QueueRecord)>, MachineError> {
         let rows = snapshot.list::<QueueRecord>(&[], usize::MAX)?;
         Ok(rows.into_iter().map(|(key, row)| (key.sequence, row)).collect())
+    }
+
+    /// The kind of sync that was chosen: sync v2 if none was.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sync_mode(&self, snapshot: &dyn Snapshot) -> Result<SyncMode, MachineError> {
+        sliding::mode(snapshot)
     }
 
     /// The login.

@@ -30,12 +30,14 @@ impl Messages {
     }
 
     /// Puts the messages into the outbox: from there they go out with the same transaction id and the
-    /// same bytes until the server has accepted them.
+    /// same bytes until the server has accepted them. Answers the numbers of the requests, one for each
+    /// [`MESSAGES_PER_REQUEST`] messages.
     pub(crate) fn enqueue(
         self,
         txn: &mut Txn<'_, '_>,
         event_type: &str,
-    ) -> Result<(), MachineError> {
+    ) -> Result<Vec<u64>, MachineError> {
+        let mut requests = Vec::new();
         for chunk in self.messages.chunks(MESSAGES_PER_REQUEST) {
             let mut by_user: BTreeMap<&str, serde_json::Map<String, Value>> = BTreeMap::new();
             let mut shares = Vec::new();
@@ -60,9 +62,10 @@ impl Messages {
                     retry_at: None,
                 },
             );
+            requests.push(sequence);
             txn.require_full();
         }
-        Ok(())
+        Ok(requests)
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
     account::{UPLOAD, upload_body},
+    app_to_device,
     context::LONGEST_DELAY,
     queue::{LATE_SHARES, heads},
     request::RequestKind,
@@ -36,7 +37,7 @@ const DEVICES_PER_CLAIM: usize = 250;
 /// How long the homeserver may wait for others, in milliseconds.
 const FEDERATION_TIMEOUT: u64 = 10_000;
 /// A sync's HTTP exchange may take this much longer than the server was asked to wait.
-const SYNC_GRACE: u64 = 30_000;
+pub(crate) const SYNC_GRACE: u64 = 30_000;
 
 pub(crate) fn sync_request(
     snapshot: &dyn Snapshot,
@@ -329,6 +330,7 @@ pub(crate) fn next_timeout(
         times.extend(row.retry_at);
         times.extend(row.waiting_since.map(|since| since.saturating_add(PATIENCE)));
     }
+    times.extend(app_to_device::timeouts(snapshot)?);
     times.extend(
         snapshot
             .list::<BackoffRecord>(&[], usize::MAX)?

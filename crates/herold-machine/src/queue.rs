@@ -15,7 +15,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId};
 use serde_json::Value;
 
 use crate::{
-    Answer, AppEvent, MachineError, Notice,
+    Answer, AppEvent, MachineError, Notice, app_to_device,
     hot::Hot,
     key_requests,
     messages::new_txn_id,
@@ -263,7 +263,7 @@ pub(crate) fn handle_to_device_sent(
     let Some(mut row) = txn.load::<OutboxRecord>(&key)? else { return Ok(()) };
     if answer.success().is_some() {
         txn.delete::<OutboxRecord>(&key);
-        return retired::note_accepted(txn, &row.shares);
+        return app_to_device::handle_answered(txn, sequence, None);
     }
     let transient = answer.is_transient()
         && !matches!(answer, Answer::Response { status: TOO_LARGE, .. })
@@ -273,7 +273,7 @@ pub(crate) fn handle_to_device_sent(
     let in_halves = !transient
         || (row.failures >= FAILURES_BEFORE_SPLIT
             && matches!(answer, Answer::Response { status: 500.., .. }));
-    if in_halves && split(txn, &row)? {
+    if in_halves && split(txn, sequence, &row)? {
         txn.delete::<OutboxRecord>(&key);
         return Ok(());
     }
@@ -292,15 +292,16 @@ pub(crate) fn handle_to_device_sent(
         if let Some(mut record) = txn.load::<ShareRecord>(&share_key)? {
             record.state = ShareState::Failed;
             txn.put(&share_key, &record);
+            retired::owe(txn, &share.session_id)?;
         }
     }
     txn.delete::<OutboxRecord>(&key);
     txn.notice(Notice::ToDeviceRefused { errcode: answer.errcode() })?;
-    Ok(())
+    app_to_device::handle_answered(txn, sequence, Some(&answer.errcode()))
 }
 
 /// Cuts a request in two; `false` if it holds a single message.
-fn split(txn: &mut Txn<'_, '_>, row: &OutboxRecord) -> Result<bool, MachineError> {
+fn split(txn: &mut Txn<'_, '_>, whole: u64, row: &OutboxRecord) -> Result<bool, MachineError> {
     let mut body: Value = serde_json::from_str(&row.body)
         .map_err(|_| herold_store::StoreError::Corrupt("an outbox row".to_owned()))?;
     let mut places: Vec<(String, String, Value)> = Vec::new();
@@ -349,6 +350,7 @@ fn split(txn: &mut Txn<'_, '_>, row: &OutboxRecord) -> Result<bool, MachineError
                 retry_at: None,
             },
         );
+        app_to_device::handle_split(txn, whole, sequence, half)?;
     }
     Ok(true)
 }

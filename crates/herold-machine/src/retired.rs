@@ -1,14 +1,15 @@
-//! Sessions that have been replaced, for devices that were to have them and could not be reached: what was
-//! sent under them meanwhile must not stay unreadable for ever.
+//! Sessions that have been replaced, for devices that were to have them and could not be reached, or that
+//! turn out to have been sent them in vain: what was sent under them must not stay unreadable for ever.
 //!
 //! Nobody gets more by being late: a device gets a session from the index on at which it missed it, and only
 //! if it may still have a key of the room. One that was left out by policy is not served at all.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
+use herold_crypto::SessionId;
 use herold_store::records::{
-    Membership, OutboundSessionRecord, OutboxRecord, OutboxShare, RetiredSessionRecord, RoomKey,
-    RoomRecord, RoomSessionKey, ShareKey, ShareRecord, ShareState,
+    Membership, OutboundSessionRecord, OutboxShare, RetiredSessionRecord, RoomKey, RoomRecord,
+    RoomSessionKey, SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
 };
 use herold_trust::{Device, Policy};
 use ruma::{OwnedRoomId, RoomId};
@@ -23,43 +24,40 @@ use crate::{
 
 /// A session is kept for late devices for so long.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
-/// As many sessions of a room are kept; the oldest go.
-const MAX_OF_ROOM: usize = 32;
+/// As many sessions of a room that somebody misses are kept; the oldest go.
+const MAX_OWED: usize = 32;
+/// As many of those that everybody was given.
+const MAX_GIVEN: usize = 8;
 
-/// The session is used for no further message. It is kept if somebody is still to be given it, or may be: a
-/// share that is on its way can yet fail.
+/// The session is used for no further message. It is kept with who was given it: the Olm session that it
+/// went by may turn out to be broken.
 pub(crate) fn retire(
     txn: &mut Txn<'_, '_>,
     room_id: &RoomId,
     session: &OutboundSessionRecord,
 ) -> Result<(), MachineError> {
-    let under_way: BTreeSet<_> = txn
-        .list::<OutboxRecord>(&[])?
-        .into_iter()
-        .flat_map(|(_, row)| row.shares)
-        .filter(|share| share.session_id == session.session_id)
-        .map(|share| (share.user_id, share.device_id))
-        .collect();
-    let mut owed = false;
+    let (mut given, mut owed) = (false, false);
     for (key, share) in txn.list::<ShareRecord>(&ShareKey::of(&session.session_id))? {
-        let place = (key.user_id.clone(), key.device_id.clone());
-        if share::was_only_missed(&share.state) || under_way.contains(&place) {
-            owed = true;
+        owed |= share::was_only_missed(&share.state);
+        if share::was_only_missed(&share.state) || share.state == ShareState::Shared {
+            given = true;
         } else {
             txn.delete::<ShareRecord>(&key);
         }
     }
-    if !owed {
+    if !given {
         return Ok(());
     }
     let mut known = txn.list::<RetiredSessionRecord>(&RoomSessionKey::of(room_id))?;
+    known.retain(|(_, known)| known.owed == owed);
     known.sort_by_key(|(_, session)| std::cmp::Reverse(session.retired_at));
-    for (key, _) in known.iter().skip(MAX_OF_ROOM - 1) {
+    let most = if owed { MAX_OWED } else { MAX_GIVEN };
+    for (key, _) in known.iter().skip(most - 1) {
         forget(txn, key)?;
     }
     txn.put(
         &RoomSessionKey { room_id: room_id.to_owned(), session_id: session.session_id.clone() },
-        &RetiredSessionRecord { initial: session.initial.clone(), retired_at: txn.cx.now },
+        &RetiredSessionRecord { initial: session.initial.clone(), retired_at: txn.cx.now, owed },
     );
     Ok(())
 }
@@ -92,6 +90,9 @@ pub(crate) fn serve(txn: &mut Txn<'_, '_>, policy: &Policy) -> Result<bool, Mach
     let mut done = true;
     let mut looked_at: Option<(OwnedRoomId, Option<Recipients>)> = None;
     for (key, session) in txn.list::<RetiredSessionRecord>(&[])? {
+        if !session.owed {
+            continue;
+        }
         let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: key.room_id.clone() })?;
         let room = room.filter(|room| room.membership == Membership::Join);
         let Some(room) = room.filter(|_| !is_old(txn, &session)) else {
@@ -120,12 +121,13 @@ fn serve_session(
     session: RetiredSessionRecord,
     recipients: &Recipients,
 ) -> Result<(), MachineError> {
-    let mut keys = SessionKeys::new(&key.room_id, key.session_id.clone(), session.initial);
+    let mut keys = SessionKeys::new(&key.room_id, key.session_id.clone(), session.initial.clone());
+    let mut owed = false;
     let mut own: Option<OwnIdentity> = None;
     let mut messages = Messages::default();
     for (share_key, share) in txn.list::<ShareRecord>(&ShareKey::of(&key.session_id))? {
         if !share::was_only_missed(&share.state) {
-            continue; // on its way
+            continue;
         }
         let place = (share_key.user_id.clone(), share_key.device_id.clone());
         let device = recipients
@@ -138,6 +140,7 @@ fn serve_session(
         };
         if !olm::has_session(txn, &device.keys)? {
             olm::want_claim(txn, device)?;
+            owed = true;
             continue;
         }
         let own = own.get_or_insert_with(|| OwnIdentity::new(txn));
@@ -153,54 +156,34 @@ fn serve_session(
         }
     }
     messages.enqueue(txn, "m.room.encrypted")?;
-    forget_if_served(txn, key)
+    Ok(txn.put_changed(key, &RetiredSessionRecord { owed, ..session })?)
 }
 
-/// The server has accepted these shares: a session that nobody is left to be given can go.
-pub(crate) fn note_accepted(
-    txn: &mut Txn<'_, '_>,
-    shares: &[OutboxShare],
-) -> Result<(), MachineError> {
-    if shares.is_empty() {
-        return Ok(());
-    }
-    for (key, _) in txn.list::<RetiredSessionRecord>(&[])? {
-        for share in shares.iter().filter(|share| share.session_id == key.session_id) {
-            let share_key = ShareKey {
-                session_id: share.session_id.clone(),
-                user_id: share.user_id.clone(),
-                device_id: share.device_id.clone(),
-            };
-            let share = txn.load::<ShareRecord>(&share_key)?;
-            // Unless it is to be given again: see `forget_shares`.
-            if share.is_some_and(|share| share.state == ShareState::Shared) {
-                txn.delete::<ShareRecord>(&share_key);
-            }
-        }
-        forget_if_served(txn, &key)?;
+/// The shares of a session did not arrive, or were of no use: if it has been replaced, it is to be looked at
+/// again.
+pub(crate) fn owe(txn: &mut Txn<'_, '_>, session_id: &SessionId) -> Result<(), MachineError> {
+    let by_session = SessionKey { session_id: session_id.clone() };
+    let Some(SessionRoomRecord { room_id }) = txn.load(&by_session)? else { return Ok(()) };
+    let key = RoomSessionKey { room_id, session_id: session_id.clone() };
+    if let Some(session) = txn.load::<RetiredSessionRecord>(&key)? {
+        txn.put_changed(&key, &RetiredSessionRecord { owed: true, ..session })?;
     }
     Ok(())
 }
 
-fn forget_if_served(txn: &mut Txn<'_, '_>, key: &RoomSessionKey) -> Result<(), MachineError> {
-    if txn.list::<ShareRecord>(&ShareKey::of(&key.session_id))?.is_empty() {
-        txn.delete::<RetiredSessionRecord>(key);
-    }
-    Ok(())
-}
-
-/// What is on its way to `device` is to be given to it again. Answers whether there is anything.
+/// What `device` was given is to be given to it again. Answers whether there is anything.
 pub(crate) fn forget_shares(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
     let mut any = false;
-    for (key, _) in txn.list::<RetiredSessionRecord>(&[])? {
+    for (key, session) in txn.list::<RetiredSessionRecord>(&[])? {
         let share_key = ShareKey {
-            session_id: key.session_id,
+            session_id: key.session_id.clone(),
             user_id: device.user_id.clone(),
             device_id: device.device_id.clone(),
         };
         let Some(share) = txn.load::<ShareRecord>(&share_key)? else { continue };
         if share.state == ShareState::Shared && share.curve25519 == device.keys.curve25519 {
             txn.put(&share_key, &ShareRecord { state: ShareState::Failed, ..share });
+            txn.put_changed(&key, &RetiredSessionRecord { owed: true, ..session })?;
             any = true;
         }
     }

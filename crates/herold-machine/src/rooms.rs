@@ -8,7 +8,7 @@ use herold_store::records::{
     OutboundSessionRecord, RoomKey, RoomRecord, TimelineKey,
 };
 use herold_trust::{MEGOLM, Policy, parse_encryption};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -38,80 +38,146 @@ fn new_room(membership: Membership) -> RoomRecord {
     }
 }
 
-/// Takes a room of the `join` or `leave` section. Answers how many events there were.
+/// What a sync says of a room that we are in, or were in: the same for both kinds of sync.
+#[derive(Default)]
+pub(crate) struct RoomUpdate {
+    /// State from before the timeline.
+    pub(crate) state: Vec<Box<RawValue>>,
+    /// The newest events, oldest first.
+    pub(crate) timeline: Vec<Box<RawValue>>,
+    /// State that holds after the timeline.
+    pub(crate) state_after: Vec<Box<RawValue>>,
+    /// There may be events between what is known and the timeline.
+    pub(crate) gap: bool,
+    /// The token to fetch what is before the timeline with.
+    pub(crate) prev_batch: Option<String>,
+}
+
+/// Reads a room of the `join` or `leave` section of sync v2.
+pub(crate) fn read_section(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    raw: &RawValue,
+) -> Result<RoomUpdate, MachineError> {
+    let section: RoomSection = section_or_notice(txn, Some(room_id), Some(raw))?;
+    let state: Events = section_or_notice(txn, Some(room_id), section.state.as_deref())?;
+    let timeline: Timeline = section_or_notice(txn, Some(room_id), section.timeline.as_deref())?;
+    Ok(RoomUpdate {
+        state: state.events,
+        timeline: timeline.events,
+        state_after: Vec::new(),
+        gap: timeline.limited.as_ref().and_then(Value::as_bool).unwrap_or(false),
+        prev_batch: timeline.prev_batch.as_ref().and_then(Value::as_str).map(str::to_owned),
+    })
+}
+
+/// Takes what a sync says of a room that we are in, or were in. Answers how many events there were.
 pub(crate) fn handle_room(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
     policy: &Policy,
-    room_id: OwnedRoomId,
+    room_id: &RoomId,
     membership: Membership,
-    raw: &RawValue,
+    update: RoomUpdate,
 ) -> Result<usize, MachineError> {
-    let key = RoomKey { room_id: room_id.clone() };
+    let key = RoomKey { room_id: room_id.to_owned() };
     let known = txn.load::<RoomRecord>(&key)?;
     let mut room = known.clone().unwrap_or_else(|| new_room(membership));
-    let section: RoomSection = section_or_notice(txn, Some(&room_id), Some(raw))?;
-    let state: Events = section_or_notice(txn, Some(&room_id), section.state.as_deref())?;
-    let timeline: Timeline = section_or_notice(txn, Some(&room_id), section.timeline.as_deref())?;
     if room.membership != membership {
         if membership == Membership::Join {
             room.members_complete = false;
         } else {
-            discard_session(txn, &room_id)?;
+            discard_session(txn, room_id)?;
         }
         room.membership = membership;
         room.member_generation += 1;
     }
-    let limited = timeline.limited.as_ref().and_then(Value::as_bool).unwrap_or(false);
-    let prev_batch = timeline.prev_batch.as_ref().and_then(Value::as_str);
-    if limited && known.as_ref().is_some_and(|room| room.next_order > TimelineKey::MIDDLE) {
+    if update.gap && known.is_some() {
         // Somebody may have left and come back unseen.
-        discard_session(txn, &room_id)?;
-        room.members_complete = false;
-        timeline::start_over(txn, &room_id, &mut room)?;
-        room.prev_batch = prev_batch.map(str::to_owned);
-    } else if room.next_order == TimelineKey::MIDDLE {
-        room.prev_batch = prev_batch.map(str::to_owned);
+        lose_members(txn, room_id, &mut room)?;
     }
-    for raw in &state.events {
-        handle_state(txn, policy, &room_id, &mut room, raw)?;
+    if room.next_order == TimelineKey::MIDDLE {
+        room.prev_batch = update.prev_batch;
+    } else if update.gap {
+        timeline::start_over(txn, room_id, &mut room)?;
+        room.prev_batch = update.prev_batch;
     }
-    for raw in &timeline.events {
-        handle_state(txn, policy, &room_id, &mut room, raw)?;
-        timeline::ingest(txn, hot, &room_id, &mut room, raw, Origin::Live)?;
+    for raw in &update.state {
+        handle_state(txn, policy, room_id, &mut room, raw)?;
+    }
+    for raw in &update.timeline {
+        handle_state(txn, policy, room_id, &mut room, raw)?;
+        timeline::ingest(txn, hot, room_id, &mut room, raw, Origin::Live)?;
+    }
+    for raw in &update.state_after {
+        handle_state(txn, policy, room_id, &mut room, raw)?;
     }
     if known.as_ref() != Some(&room) {
         txn.put(&key, &room);
     }
-    Ok(timeline.events.len())
+    Ok(update.timeline.len())
 }
 
-/// Takes a room of the `invite` section.
+/// Members may have come and gone unseen: the list is fetched anew, the next message uses a new session, and
+/// a list already asked for counts as too old.
+pub(crate) fn lose_members(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    room: &mut RoomRecord,
+) -> Result<(), MachineError> {
+    discard_session(txn, room_id)?;
+    room.members_complete = false;
+    room.member_generation += 1;
+    Ok(())
+}
+
+/// Our own membership, in state as a sync gives it; the last event wins.
+pub(crate) fn own_membership(txn: &Txn<'_, '_>, events: &[Box<RawValue>]) -> Option<Membership> {
+    let own = txn.own();
+    events.iter().rev().find_map(|raw| {
+        let event: StateHead = parse_section(raw)?;
+        if event.event_type != "m.room.member" || event.state_key != own.user_id.as_str() {
+            return None;
+        }
+        Some(membership_of(event.content.as_deref())?.0)
+    })
+}
+
+/// Reads a room of the `invite` section of sync v2: the state that the invitation shows.
+pub(crate) fn read_invite(
+    txn: &mut Txn<'_, '_>,
+    room_id: &RoomId,
+    raw: &RawValue,
+) -> Result<Vec<Box<RawValue>>, MachineError> {
+    let section: InviteSection = section_or_notice(txn, Some(room_id), Some(raw))?;
+    let state: Events = section_or_notice(txn, Some(room_id), section.invite_state.as_deref())?;
+    Ok(state.events)
+}
+
+/// Takes a room that we are invited to, with the state that the invitation shows.
 pub(crate) fn handle_invite(
     txn: &mut Txn<'_, '_>,
     policy: &Policy,
-    room_id: OwnedRoomId,
-    raw: &RawValue,
+    room_id: &RoomId,
+    state: &[Box<RawValue>],
 ) -> Result<(), MachineError> {
-    let key = RoomKey { room_id: room_id.clone() };
+    let key = RoomKey { room_id: room_id.to_owned() };
     let known = txn.load::<RoomRecord>(&key)?;
     let mut room = known.clone().unwrap_or_else(|| new_room(Membership::Invite));
-    let section: InviteSection = section_or_notice(txn, Some(&room_id), Some(raw))?;
-    let state: Events = section_or_notice(txn, Some(&room_id), section.invite_state.as_deref())?;
     room.membership = Membership::Invite;
     room.members_complete = false;
-    for raw in &state.events {
-        handle_state(txn, policy, &room_id, &mut room, raw)?;
+    for raw in state {
+        handle_state(txn, policy, room_id, &mut room, raw)?;
     }
     let own = txn.own().user_id.clone();
-    set_member(txn, &room_id, &mut room, &own, Membership::Invite, None)?;
+    set_member(txn, room_id, &mut room, &own, Membership::Invite, None)?;
     if known.as_ref() != Some(&room) {
         txn.put(&key, &room);
     }
     Ok(())
 }
 
-fn section_or_notice<T: serde::de::DeserializeOwned + Default>(
+pub(crate) fn section_or_notice<T: serde::de::DeserializeOwned + Default>(
     txn: &mut Txn<'_, '_>,
     room_id: Option<&RoomId>,
     raw: Option<&RawValue>,

@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::{
     MachineError,
     devices::{self, GENERATION},
+    grace,
     hot::Hot,
     messages::Messages,
     olm::{self, OwnIdentity},
@@ -85,6 +86,9 @@ pub(crate) fn prepare(
         && known.member_generation == room.member_generation
         && known.retry_at.is_none_or(|at| now < at)
     {
+        if grace::is_over(txn, policy, room_id)? {
+            return Ok(Readiness::Impossible(grace::UNTRUSTED_DEVICES));
+        }
         hot.outbound(room_id, known)?;
         return delivered(txn, known);
     }
@@ -92,6 +96,10 @@ pub(crate) fn prepare(
     let Some(recipients) = recipients(txn, policy, room_id, room, waited)? else {
         return Ok(Readiness::Waiting);
     };
+    grace::note(txn, policy, &recipients.withheld)?;
+    if grace::is_over(txn, policy, room_id)? {
+        return Ok(Readiness::Impossible(grace::UNTRUSTED_DEVICES));
+    }
     if let Some(known) = &session
         && shared_with_others(txn, known, &recipients.entitled)?
     {

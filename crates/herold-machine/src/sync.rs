@@ -1,6 +1,6 @@
 //! Sync v2: one response, one step, one transaction, the token included.
 
-use herold_store::records::{Membership, Only, SyncRecord};
+use herold_store::records::{Membership, Only, RoomRecord, SyncRecord, TrackedUserRecord};
 use herold_trust::Policy;
 use ruma::OwnedRoomId;
 use serde_json::value::RawValue;
@@ -36,24 +36,22 @@ pub(crate) fn handle(
 ) -> Result<SyncReport, MachineError> {
     let body: SyncBody = serde_json::from_slice(body)
         .map_err(|_| MachineError::Malformed("a sync response without a token"))?;
+    let before: Option<SyncRecord> = txn.load(&Only)?;
+    if before.as_ref().is_none_or(|before| before.next_batch.is_none()) {
+        // A response without a beginning does not say what changed before it.
+        lose_track(txn)?;
+    }
     devices::handle_device_lists(txn, body.device_lists.as_deref())?;
-
     let to_device: Events = section(txn, "to_device", body.to_device.as_deref())?;
-    for raw in &to_device.events {
-        to_device::handle(txn, hot, policy, raw)?;
-    }
-    if !to_device.events.is_empty() {
-        to_device::sweep(txn)?;
-        // The next request makes the server forget them.
-        txn.require_full();
-    }
+    take_to_device(txn, hot, policy, &to_device)?;
 
     let mut events = 0;
     let rooms: Rooms = section(txn, "rooms", body.rooms.as_deref())?;
     let invites: RawMap = section(txn, "rooms.invite", rooms.invite.as_deref())?;
     for (room_id, raw) in &invites {
         if let Some(room_id) = room_id_or_notice(txn, room_id)? {
-            rooms::handle_invite(txn, policy, room_id, raw)?;
+            let state = rooms::read_invite(txn, &room_id, raw)?;
+            rooms::handle_invite(txn, policy, &room_id, &state)?;
         }
     }
     for (name, raw, membership) in [
@@ -63,7 +61,8 @@ pub(crate) fn handle(
         let rooms: RawMap = section(txn, name, raw.as_deref())?;
         for (room_id, raw) in &rooms {
             if let Some(room_id) = room_id_or_notice(txn, room_id)? {
-                events += rooms::handle_room(txn, hot, policy, room_id, membership, raw)?;
+                let update = rooms::read_section(txn, &room_id, raw)?;
+                events += rooms::handle_room(txn, hot, policy, &room_id, membership, update)?;
             }
         }
     }
@@ -74,13 +73,48 @@ pub(crate) fn handle(
         body.device_unused_fallback_key_types.as_deref(),
     )?;
     let token = SyncRecord { next_batch: Some(body.next_batch.clone()) };
-    if txn.load::<SyncRecord>(&Only)?.as_ref() != Some(&token) {
+    if before.as_ref() != Some(&token) {
         txn.put(&Only, &token);
     }
     Ok(SyncReport { to_device: to_device.events.len(), events, next_batch: body.next_batch })
 }
 
-fn section<T: serde::de::DeserializeOwned + Default>(
+/// Takes the to-device events of a response.
+pub(crate) fn take_to_device(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    policy: &Policy,
+    to_device: &Events,
+) -> Result<(), MachineError> {
+    for raw in &to_device.events {
+        to_device::handle(txn, hot, policy, raw)?;
+    }
+    if !to_device.events.is_empty() {
+        to_device::sweep(txn)?;
+        // The next request makes the server forget them.
+        txn.require_full();
+    }
+    Ok(())
+}
+
+/// What has happened since the last response will never be told: every device list is outdated, every room's
+/// members are to be fetched, and the next message uses a new session everywhere.
+pub(crate) fn lose_track(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    for (key, tracked) in txn.list::<TrackedUserRecord>(&[])? {
+        devices::mark_outdated(txn, &key, tracked)?;
+    }
+    txn.next_number(devices::GENERATION)?;
+    for (key, mut room) in txn.list::<RoomRecord>(&[])? {
+        if room.membership == Membership::Join {
+            rooms::lose_members(txn, &key.room_id, &mut room)?;
+            txn.put(&key, &room);
+        }
+    }
+    Ok(())
+}
+
+/// A section, or the default with a notice if it is malformed.
+pub(crate) fn section<T: serde::de::DeserializeOwned + Default>(
     txn: &mut Txn<'_, '_>,
     name: &str,
     raw: Option<&RawValue>,
@@ -95,7 +129,8 @@ fn section<T: serde::de::DeserializeOwned + Default>(
     }
 }
 
-fn room_id_or_notice(
+/// A room's id, or a notice.
+pub(crate) fn room_id_or_notice(
     txn: &mut Txn<'_, '_>,
     room_id: &str,
 ) -> Result<Option<OwnedRoomId>, MachineError> {

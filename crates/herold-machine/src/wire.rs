@@ -42,6 +42,78 @@ pub(crate) struct SyncBody {
     pub(crate) device_unused_fallback_key_types: Option<Box<RawValue>>,
 }
 
+/// The top level of a response of simplified sliding sync.
+#[derive(Deserialize)]
+pub(crate) struct SlidingBody {
+    pub(crate) pos: String,
+    #[serde(default)]
+    pub(crate) lists: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) rooms: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) extensions: Option<Box<RawValue>>,
+}
+
+/// `extensions` of sliding sync.
+#[derive(Default, Deserialize)]
+pub(crate) struct SlidingExtensions {
+    #[serde(default)]
+    pub(crate) to_device: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) e2ee: Option<Box<RawValue>>,
+}
+
+/// `extensions.to_device`.
+#[derive(Default, Deserialize)]
+pub(crate) struct SlidingToDevice {
+    #[serde(default)]
+    pub(crate) next_batch: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) events: Option<Box<RawValue>>,
+}
+
+/// `extensions.e2ee`.
+#[derive(Default, Deserialize)]
+pub(crate) struct SlidingE2ee {
+    #[serde(default)]
+    pub(crate) device_lists: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) device_one_time_keys_count: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) device_unused_fallback_key_types: Option<Box<RawValue>>,
+}
+
+/// A room of sliding sync.
+#[derive(Default, Deserialize)]
+pub(crate) struct SlidingRoom {
+    #[serde(default)]
+    pub(crate) membership: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) initial: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) limited: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) expanded_timeline: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) unstable_expanded_timeline: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) prev_batch: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) required_state: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) timeline: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) invite_state: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) stripped_state: Option<Box<RawValue>>,
+}
+
+/// The id of an event, whatever else it holds.
+#[derive(Deserialize)]
+pub(crate) struct EventIdOnly {
+    pub(crate) event_id: String,
+}
+
 /// A section that holds events.
 #[derive(Default, Deserialize)]
 pub(crate) struct Events {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 /// A table is kept while its rows are together no larger, in bytes.
 const LIMIT: usize = 4 << 20;
 
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 15] = [
     Table::KeyUpload,
     Table::Login,
     Table::Sync,
@@ -24,6 +24,9 @@ const TABLES: [Table; 12] = [
     Table::Queue,
     Table::Room,
     Table::Backoff,
+    Table::SlidingSync,
+    Table::ToDeviceQueue,
+    Table::UntrustedDevice,
 ];
 
 /// A table's rows, in order.

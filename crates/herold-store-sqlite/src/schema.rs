@@ -66,6 +66,9 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("queue", Shared(3)),
     Step::Table("app_event", Shared(4)),
     Step::Table("backoff", Shared(5)),
+    Step::Table("sliding_sync", Shared(6)),
+    Step::Table("to_device_queue", Large),
+    Step::Table("untrusted_device", Small),
 ]];
 
 /// The newest version, which this code reads and writes.

@@ -94,6 +94,12 @@ tables! {
     AppEvent = "app_event",
     /// Requests whose failure puts them off.
     Backoff = "backoff",
+    /// How far sliding sync has come.
+    SlidingSync = "sliding_sync",
+    /// An app's own to-device events to be sent.
+    ToDeviceQueue = "to_device_queue",
+    /// Devices that a policy puts up with for a time.
+    UntrustedDevice = "untrusted_device",
 }
 
 /// A typed record: its table, its key, and its bytes.

@@ -11,7 +11,7 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUs
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    KeyError, KeyReader, Record, RecordKey, Table,
+    KeyError, KeyReader, Record, RecordKey, StoreError, Table,
     key::{push_bytes, push_number, push_text},
 };
 
@@ -420,7 +420,29 @@ pub struct PolicyRecord {
     /// The policy.
     pub policy: Policy,
 }
-record!(PolicyRecord, Only, Policy);
+
+impl Record for PolicyRecord {
+    const TABLE: Table = Table::Policy;
+    /// Version 1 had no [`Policy::untrusted_grace`].
+    const VERSION: u8 = 2;
+    type Key = Only;
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        match bytes.split_first() {
+            Some((1, body)) => {
+                let grace = Policy::default().untrusted_grace;
+                let rest = postcard::to_allocvec(&grace).unwrap_or_default();
+                decode_body([body, &rest].concat().as_slice())
+            }
+            Some((2, body)) => decode_body(body),
+            _ => Err(StoreError::Corrupt("a policy of an unknown version".to_owned())),
+        }
+    }
+}
+
+fn decode_body(body: &[u8]) -> Result<PolicyRecord, StoreError> {
+    postcard::from_bytes(body).map_err(|_| StoreError::Corrupt("a row of table policy".to_owned()))
+}
 
 /// A counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -507,14 +529,16 @@ pub struct OutboundSessionRecord {
 }
 record!(OutboundSessionRecord, RoomKey, OutboundSession);
 
-/// A session that is used for no further message, and that devices which were to have it could not be given.
-/// What each of them has missed is in its [`ShareRecord`].
+/// A session that is used for no further message, kept for those who were to have it. What each of them has
+/// been given, or has missed, is in its [`ShareRecord`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RetiredSessionRecord {
     /// The session as it was made, at index 0. Secret.
     pub initial: SecretBytes,
     /// When it was replaced.
     pub retired_at: Timestamp,
+    /// There may be a device that is still to be given it.
+    pub owed: bool,
 }
 record!(RetiredSessionRecord, RoomSessionKey, RetiredSession);
 
@@ -903,3 +927,79 @@ pub struct BackoffRecord {
     pub retry_at: Timestamp,
 }
 record!(BackoffRecord, NameKey, Backoff);
+
+/// How far this device has synchronised by simplified sliding sync (MSC4186).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlidingSyncRecord {
+    /// The app has chosen this kind of sync.
+    pub chosen: bool,
+    /// The position of the last response that was committed; `None` before the first one, and when the server
+    /// has forgotten it.
+    pub pos: Option<String>,
+    /// The token of the last to-device messages that were committed.
+    pub to_device: Option<String>,
+    /// The next request asks for so many rooms, the most active ones.
+    pub rooms: u64,
+    /// All rooms have come once: all are asked for, however many there are.
+    pub all_rooms: bool,
+}
+record!(SlidingSyncRecord, Only, SlidingSync);
+
+/// An app's own event on its way to devices, until each of them is settled.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ToDeviceQueueRecord {
+    /// The id the app knows it by.
+    pub txn_id: OwnedTransactionId,
+    /// The event type.
+    pub event_type: String,
+    /// The content, as JSON text.
+    pub content: String,
+    /// Users whose devices are still to be looked up: one device, or all of them.
+    pub recipients: Vec<(OwnedUserId, Option<OwnedDeviceId>)>,
+    /// The devices found so far.
+    pub devices: Vec<ToDeviceProgress>,
+    /// When it was queued.
+    pub queued_at: Timestamp,
+}
+record!(ToDeviceQueueRecord, SequenceKey, ToDeviceQueue);
+
+/// One device of a [`ToDeviceQueueRecord`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToDeviceProgress {
+    /// The device's owner.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// How far it has come.
+    pub state: ToDeviceState,
+}
+
+/// How far an app's own event has come on its way to a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDeviceState {
+    /// It waits for an Olm session.
+    Waiting,
+    /// Encrypted, in the outbox under this number.
+    InOutbox(u64),
+    /// The server has accepted it.
+    Sent,
+    /// The policy, or a block, withholds it, with this code.
+    Withheld(String),
+    /// No Olm session could be made in time.
+    NoOlm,
+    /// There is no such device.
+    UnknownDevice,
+    /// The server refused it for good, with this Matrix error code.
+    Refused(String),
+}
+
+/// A member's device that is trusted too little to be given room keys, under a policy that puts up with
+/// such devices for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UntrustedDeviceRecord {
+    /// The device's Ed25519 key: another key is another device.
+    pub ed25519: Ed25519PublicKey,
+    /// When it was first seen under that policy.
+    pub first_seen: Timestamp,
+}
+record!(UntrustedDeviceRecord, DeviceKey, UntrustedDevice);

@@ -69,6 +69,8 @@ pub struct SimDevice {
     pub deaths: u32,
     /// The place in the stream at which the server had its keys.
     pub published: Option<u64>,
+    /// It synchronises by simplified sliding sync.
+    pub sliding: bool,
     token: String,
     acknowledged: Option<u64>,
     engine: Option<Engine>,
@@ -94,6 +96,8 @@ pub struct World {
     pub tamper: Option<Box<dyn FnMut(usize, &str, &mut ServerResponse)>>,
     /// Every cache is dropped before every step.
     pub uncached: bool,
+    /// New devices synchronise by simplified sliding sync.
+    pub sliding: bool,
     entropy: SeededEntropy,
     late: Vec<(usize, Outgoing, ServerResponse)>,
     faults_met: u64,
@@ -139,6 +143,7 @@ impl World {
             devices: Vec::new(),
             tamper: None,
             uncached: false,
+            sliding: false,
             entropy: SeededEntropy::new(seed),
             late: Vec::new(),
             faults_met: 0,
@@ -210,6 +215,7 @@ impl World {
                 events: Vec::new(),
                 deaths: u32::from(dead),
                 published: None,
+                sliding: self.sliding,
                 token,
                 acknowledged: None,
                 engine,
@@ -519,22 +525,34 @@ impl World {
         if !self.devices[device].online {
             return false;
         }
+        let sliding = self.devices[device].sliding;
         let request = self.with_engine(device, |engine| {
-            engine.read(|machine, snapshot| machine.sync_request(snapshot, 0))
+            engine.read(|machine, snapshot| match sliding {
+                true => machine.sliding_sync_request(snapshot, 0),
+                false => machine.sync_request(snapshot, 0),
+            })
         });
         let Some(Ok(request)) = request else { return true };
         if !self.server.has_news(&self.server_request(device, &request)) {
             return false;
         }
         let (fate, response) = self.exchange(device, &request);
-        let Some(response) = response.filter(|response| response.status == 200) else {
+        let Some(response) = response else { return true };
+        if response.status != 200 {
+            if sliding && response.status == 400 && has_errcode(&response, "M_UNKNOWN_POS") {
+                self.with_engine(device, |engine| {
+                    engine.step(|machine, snapshot, cx| machine.handle_unknown_pos(snapshot, cx))
+                });
+            }
             return true;
-        };
+        }
         let times = if fate == Fate::Duplicated { 2 } else { 1 };
         for _ in 0..times {
             self.with_engine(device, |engine| {
-                engine
-                    .step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, &response.body))
+                engine.step(|machine, snapshot, cx| match sliding {
+                    true => machine.handle_sliding_sync(snapshot, cx, &response.body),
+                    false => machine.handle_sync(snapshot, cx, &response.body),
+                })
             });
         }
         self.take_events(device);
@@ -745,6 +763,11 @@ impl World {
             body,
         }
     }
+}
+
+fn has_errcode(response: &ServerResponse, errcode: &str) -> bool {
+    let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+    body["errcode"] == errcode
 }
 
 fn room_path(room: &OwnedRoomId, action: &str) -> String {

@@ -14,10 +14,8 @@ use thiserror::Error;
 
 use crate::{Device, Identity, IdentityState, is_cross_signed};
 
-/// Which devices get room keys. The order is from lax to strict.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+/// Which devices get room keys. They compare from lax to strict: see [`Recipients::FROM_LAX_TO_STRICT`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipients {
     /// Every device that is not blocked.
@@ -27,6 +25,38 @@ pub enum Recipients {
     IdentityBased,
     /// Cross-signed devices of owners whose identity is verified.
     OnlyTrusted,
+    // Stores know the variants by their place: a new one comes last, whatever its strictness.
+    /// As [`Recipients::IdentityBased`], and the app is told of each device that is left out. After
+    /// [`Policy::untrusted_grace`] nothing can be sent to a room that still has such a device, until its owner
+    /// has cross-signed or removed it, or the app's user has blocked it.
+    IdentityBasedThenStrict,
+}
+
+impl Recipients {
+    /// Every choice, each stricter than the one before.
+    pub const FROM_LAX_TO_STRICT: [Self; 4] =
+        [Self::AllDevices, Self::IdentityBased, Self::IdentityBasedThenStrict, Self::OnlyTrusted];
+
+    const fn strictness(self) -> u8 {
+        match self {
+            Self::AllDevices => 0,
+            Self::IdentityBased => 1,
+            Self::IdentityBasedThenStrict => 2,
+            Self::OnlyTrusted => 3,
+        }
+    }
+}
+
+impl PartialOrd for Recipients {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Recipients {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.strictness().cmp(&other.strictness())
+    }
 }
 
 /// How far a sender must be certain for a message to be shown. The order is from lax to strict.
@@ -82,6 +112,9 @@ pub struct Policy {
     pub default_rotation: Duration,
     /// Characters of a device name that are shown; the rest is cut. Default: 100.
     pub max_device_name_chars: u32,
+    /// How long [`Recipients::IdentityBasedThenStrict`] puts up with a device that gets no keys. Default: seven
+    /// days.
+    pub untrusted_grace: Duration,
 }
 
 impl Default for Policy {
@@ -94,6 +127,7 @@ impl Default for Policy {
             default_rotation_messages: 100,
             default_rotation: Duration::from_hours(7 * 24),
             max_device_name_chars: 100,
+            untrusted_grace: Duration::from_hours(7 * 24),
         }
     }
 }
@@ -270,7 +304,7 @@ pub fn may_receive(
     let state = identity.map(Identity::state);
     let trusted = match policy.effective_recipients() {
         Recipients::AllDevices => true,
-        Recipients::IdentityBased => {
+        Recipients::IdentityBased | Recipients::IdentityBasedThenStrict => {
             state.is_some_and(|state| !state.is_violation()) && is_cross_signed(device, identity)
         }
         Recipients::OnlyTrusted => {

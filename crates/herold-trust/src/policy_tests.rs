@@ -3,8 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::test_world::Person;
 
-const RECIPIENTS: [Recipients; 3] =
-    [Recipients::AllDevices, Recipients::IdentityBased, Recipients::OnlyTrusted];
+const RECIPIENTS: [Recipients; 4] = Recipients::FROM_LAX_TO_STRICT;
 const TRUST: [DecryptTrust; 3] =
     [DecryptTrust::Any, DecryptTrust::CrossSignedOrLegacy, DecryptTrust::CrossSigned];
 
@@ -24,6 +23,16 @@ fn by_default_keys_go_to_cross_signed_devices_and_everything_is_shown() {
     assert_eq!(policy.floor.recipients, Recipients::AllDevices);
     assert_eq!(policy.default_rotation_messages, 100);
     assert_eq!(policy.default_rotation, Duration::from_secs(7 * 24 * 60 * 60));
+}
+
+#[test]
+fn recipients_compare_by_strictness_and_keep_their_place_in_stores() {
+    let names = ["all_devices", "identity_based", "identity_based_then_strict", "only_trusted"];
+    for (recipients, name) in RECIPIENTS.into_iter().zip(names) {
+        assert_eq!(serde_json::to_value(recipients).unwrap(), json!(name));
+    }
+    assert!(RECIPIENTS.is_sorted_by(|lax, strict| lax < strict));
+    assert_eq!(RECIPIENTS.map(|recipients| recipients as u8), [0, 1, 3, 2]);
 }
 
 #[test]
@@ -131,7 +140,9 @@ fn a_device_of_a_user_without_identity_gets_a_key_only_if_all_devices_do() {
     let bob = bob();
     let device = bob.unsigned_device("PHONE");
     assert_eq!(may_receive(&with(Recipients::AllDevices), &device, false, None), Ok(()));
-    for strict in [Recipients::IdentityBased, Recipients::OnlyTrusted] {
+    for strict in
+        [Recipients::IdentityBased, Recipients::IdentityBasedThenStrict, Recipients::OnlyTrusted]
+    {
         assert_eq!(may_receive(&with(strict), &device, false, None), Err(WithheldCode::Unverified));
     }
 }

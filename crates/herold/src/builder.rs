@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use herold_crypto::{Entropy, SecretString};
+use herold_machine::SyncMode;
 use herold_store::{Store, StoreError};
 use herold_store_sqlite::{SqliteStore, StoreKey, StoreOptions};
 
@@ -29,6 +30,7 @@ pub struct ClientBuilder {
     allow_insecure_http: bool,
     clock: Option<Arc<dyn Clock>>,
     entropy: Option<Box<dyn Entropy + Send>>,
+    sync_mode: Option<SyncMode>,
 }
 
 impl ClientBuilder {
@@ -92,6 +94,14 @@ impl ClientBuilder {
         self
     }
 
+    /// By which endpoint the client synchronises: sync v2 by default. The store remembers the choice;
+    /// [`ClientBuilder::resume`] goes on the same way unless told otherwise, and either way nothing is lost. A
+    /// homeserver without sliding sync answers `M_UNRECOGNIZED` to each round trip.
+    pub fn sync_mode(mut self, mode: SyncMode) -> Self {
+        self.sync_mode = Some(mode);
+        self
+    }
+
     /// Another clock than the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
@@ -151,6 +161,9 @@ impl ClientBuilder {
         // A deployment may have become stricter since the account was made.
         let floor = setup.deployment.policy.floor;
         engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, &floor))?;
+        if let Some(mode) = setup.sync_mode {
+            engine.step(|machine, snapshot, cx| machine.set_sync_mode(snapshot, cx, mode))?;
+        }
         let base_url = match (&setup.deployment.homeserver, &self.homeserver) {
             (Some(fixed), _) => normal_url(fixed)?,
             (None, Some(given)) => normal_url(given)?,
@@ -199,6 +212,7 @@ impl ClientBuilder {
             store,
             clock: self.clock.take().unwrap_or_else(|| Arc::new(SystemClock)),
             entropy: self.entropy.take().unwrap_or_else(|| Box::new(OsEntropy)),
+            sync_mode: self.sync_mode,
         })
     }
 }

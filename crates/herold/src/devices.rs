@@ -3,24 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use herold_crypto::SecretString;
-use herold_machine::{HttpRequest, Method, UserDevices};
+use herold_machine::{
+    HttpRequest, Method, ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult, UserDevices,
+};
 use herold_trust::{DecryptTrust, Policy, Recipients};
-use ruma::{DeviceId, OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedTransactionId, UserId};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Client, ClientError,
     homeserver::{RESPONSE_LIMIT, Retry, success},
-    session::{Session, deadline},
+    send::new_txn_id,
+    session::Session,
     tasks::detached,
 };
 
 /// How long a query for a user's devices is waited for.
 const QUERY_PATIENCE: Duration = Duration::from_secs(15);
-
-/// How long a session with a device is waited for.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Client {
     /// A user's devices and identity. Asks the homeserver first when the list is outdated or the user
@@ -81,6 +80,15 @@ impl Client {
             .step(|machine, snapshot, cx| machine.set_blocked(snapshot, cx, user, device, blocked))
     }
 
+    /// Accepts a user's identity as it is known now, after the app's user has been told that it changed
+    /// ([`herold_machine::Notice::IdentityChanged`]): its devices may be given room keys again.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidInput`] if the user has no identity that is known; those of the store.
+    pub fn pin_identity(&self, user: &UserId) -> Result<(), ClientError> {
+        self.session().step(|machine, snapshot, cx| machine.pin_identity(snapshot, cx, user))
+    }
+
     /// Chooses among what the deployment allows.
     ///
     /// # Errors
@@ -109,12 +117,13 @@ impl Client {
         self.session().read(|machine, _| Ok(machine.policy().clone()))
     }
 
-    /// Sends an Olm-encrypted event to one device. It is in the persistent outbox when this answers.
-    /// A session with the device is made first if there is none.
+    /// Sends an event of the app's own to one device, encrypted with Olm, and waits until the homeserver has
+    /// accepted it. Dropping the future does not take it back.
     ///
     /// # Errors
-    /// [`ClientError::UnknownDevice`]; [`ClientError::NoOlmSession`] if no session could be made
-    /// within 20 seconds.
+    /// [`ClientError::UnknownDevice`]; [`ClientError::PolicyDenied`] if the policy withholds it from that device;
+    /// [`ClientError::NoOlmSession`] if no session could be made within 15 seconds;
+    /// [`ClientError::SendFailed`] if the homeserver refused it; those of [`Client::send_to_devices`].
     pub async fn send_to_device(
         &self,
         user: &UserId,
@@ -122,27 +131,63 @@ impl Client {
         event_type: &str,
         content: &Value,
     ) -> Result<(), ClientError> {
-        if !content.is_object() {
-            return Err(ClientError::InvalidInput("an event's content must be an object"));
+        let recipient = ToDeviceRecipient::Device(user.to_owned(), device.to_owned());
+        let outcomes = self.send_to_devices(&[recipient], event_type, content).await?;
+        match outcomes.into_iter().next().map(|outcome| outcome.result) {
+            Some(ToDeviceResult::Sent) => Ok(()),
+            Some(ToDeviceResult::Withheld(_)) => Err(ClientError::PolicyDenied),
+            Some(ToDeviceResult::NoOlm) => Err(ClientError::NoOlmSession),
+            Some(ToDeviceResult::Refused(errcode)) => Err(ClientError::SendFailed { errcode }),
+            _ => Err(ClientError::UnknownDevice),
         }
+    }
+
+    /// Sends an event of the app's own to devices, or to all devices of users, encrypted with Olm for each, and
+    /// waits until it is known what became of it for every one of them. Who may be given room keys may be sent it.
+    /// Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidInput`] for a content that is no object or too large, and for an event type that is
+    /// not the app's to send; [`ClientError::LoggedOut`], [`ClientError::Closed`].
+    pub async fn send_to_devices(
+        &self,
+        recipients: &[ToDeviceRecipient],
+        event_type: &str,
+        content: &Value,
+    ) -> Result<Vec<ToDeviceOutcome>, ClientError> {
         let session = self.session();
-        let mut changes = self.changed();
-        let end = deadline(CLAIM_PATIENCE);
-        loop {
-            let sent = session.step(|machine, snapshot, cx| {
-                machine.send_to_device(snapshot, cx, user, device, event_type, content)
-            })?;
-            if sent {
-                return Ok(());
-            }
-            if Instant::now() >= end {
-                return Err(ClientError::NoOlmSession);
-            }
-            match timeout_at(end, changes.wait()).await {
-                Ok(changed) => changed?,
-                Err(_) => return Err(ClientError::NoOlmSession),
-            }
+        if session.is_logged_out() {
+            return Err(ClientError::LoggedOut);
         }
+        let txn = new_txn_id();
+        let ticket = session.outcomes.to_device_ticket(txn.clone());
+        self.queue_to_device(recipients, event_type, content, Some(txn))?;
+        let outcome = |session: &Session| match ticket.outcome() {
+            None if session.is_logged_out() => Err(ClientError::LoggedOut),
+            outcome => Ok(outcome),
+        };
+        session.wait_until(Duration::MAX, outcome).await
+    }
+
+    /// As [`Client::send_to_devices`], answering at once: what became of it comes as
+    /// [`crate::AppEvent::ToDeviceSent`]. The same `txn` again, while it is queued, is the same event.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidInput`]; those of the store. It was not queued then.
+    pub fn queue_to_device(
+        &self,
+        recipients: &[ToDeviceRecipient],
+        event_type: &str,
+        content: &Value,
+        txn: Option<OwnedTransactionId>,
+    ) -> Result<OwnedTransactionId, ClientError> {
+        let queued = self.session().step(|machine, snapshot, cx| {
+            machine.send_to_device(snapshot, cx, recipients, event_type, content, txn)
+        });
+        queued.map_err(|error| match error {
+            ClientError::BadResponse(what) => ClientError::InvalidInput(what),
+            error => error,
+        })
     }
 }
 

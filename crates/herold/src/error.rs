@@ -175,7 +175,9 @@ impl From<MachineError> for ClientError {
             MachineError::UnsupportedAlgorithm => {
                 Self::Unsupported("the room's encryption algorithm")
             }
-            MachineError::NoOlmSession => Self::NoOlmSession,
+            MachineError::UnknownIdentity => Self::InvalidInput("the user has no known identity"),
+            MachineError::ReservedType => Self::InvalidInput("this event type is reserved"),
+            MachineError::TooLarge => Self::InvalidInput("too large to be sent"),
             MachineError::Malformed(what) => Self::BadResponse(what),
             MachineError::PolicyDenied => Self::PolicyDenied,
             MachineError::UnknownDevice => Self::UnknownDevice,

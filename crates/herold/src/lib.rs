@@ -77,7 +77,8 @@ pub use herold_crypto::{
 };
 pub use herold_machine::{
     Answer, AppEvent, Body, ClearBody, DeviceView, DropReason, HttpRequest, MachineError, Method,
-    Notice, Outgoing, RoomEvent, SyncReport, UserDevices, Utd,
+    Notice, Outgoing, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome, ToDeviceRecipient,
+    ToDeviceResult, UserDevices, Utd,
 };
 pub use herold_store::{
     MemoryStore, Store, StoreError,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use herold_crypto::{Entropy, SecretString};
-use herold_machine::{HttpRequest, Machine, Method};
+use herold_machine::{HttpRequest, Machine, Method, SyncMode};
 use herold_store::{Store, records::LoginRecord};
 use ruma::{OwnedDeviceId, OwnedUserId};
 use serde_json::json;
@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     pub(crate) store: Box<dyn Store + Send>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Box<dyn Entropy + Send>,
+    pub(crate) sync_mode: Option<SyncMode>,
 }
 
 /// Who wants in.
@@ -62,7 +63,13 @@ pub(crate) async fn log_in(
         Some(login.clone()),
         setup.clock,
         setup.entropy,
-    );
+    )
+    .and_then(|mut engine| {
+        if let Some(mode) = setup.sync_mode {
+            engine.step(|machine, snapshot, cx| machine.set_sync_mode(snapshot, cx, mode))?;
+        }
+        Ok(engine)
+    });
     match created {
         Ok(engine) => {
             let policy = setup.deployment.policy;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
-use herold_machine::AppEvent;
+use herold_machine::{AppEvent, ToDeviceOutcome};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId};
 
 use crate::{ClientError, session::lock};
@@ -14,6 +14,26 @@ type Item = (OwnedRoomId, OwnedTransactionId);
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
     awaited: Mutex<HashMap<Item, Awaited>>,
+    to_device: Mutex<HashMap<OwnedTransactionId, Option<Vec<ToDeviceOutcome>>>>,
+}
+
+/// As long as it is there, the outcome of its to-device event is kept. Only who made the id has one.
+pub(crate) struct ToDeviceTicket<'a> {
+    outcomes: &'a Outcomes,
+    txn_id: OwnedTransactionId,
+}
+
+impl ToDeviceTicket<'_> {
+    /// What became of the event, if it is known.
+    pub(crate) fn outcome(&self) -> Option<Vec<ToDeviceOutcome>> {
+        lock(&self.outcomes.to_device).get(&self.txn_id).cloned().flatten()
+    }
+}
+
+impl Drop for ToDeviceTicket<'_> {
+    fn drop(&mut self) {
+        lock(&self.outcomes.to_device).remove(&self.txn_id);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +55,12 @@ impl Outcomes {
         Ticket { outcomes: self, item }
     }
 
+    /// Waits for a to-device event from now on.
+    pub(crate) fn to_device_ticket(&self, txn_id: OwnedTransactionId) -> ToDeviceTicket<'_> {
+        lock(&self.to_device).insert(txn_id.clone(), None);
+        ToDeviceTicket { outcomes: self, txn_id }
+    }
+
     /// Takes note of an event, if it says what became of an item.
     pub(crate) fn note(&self, event: &AppEvent) {
         let (item, outcome) = match event {
@@ -43,6 +69,12 @@ impl Outcomes {
             }
             AppEvent::SendFailed { room_id, txn_id, errcode } => {
                 ((room_id.clone(), txn_id.clone()), Err(errcode.clone()))
+            }
+            AppEvent::ToDeviceSent { txn_id, outcomes } => {
+                if let Some(outcome) = lock(&self.to_device).get_mut(txn_id) {
+                    *outcome = Some(outcomes.clone());
+                }
+                return;
             }
             _ => return,
         };

@@ -142,7 +142,7 @@ impl Session {
 }
 
 /// A transaction id nobody else uses.
-fn new_txn_id() -> OwnedTransactionId {
+pub(crate) fn new_txn_id() -> OwnedTransactionId {
     let mut random = [0; 16];
     OsEntropy.fill(&mut random);
     let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use herold_machine::SyncReport;
+use herold_machine::{SyncMode, SyncReport};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -79,21 +79,36 @@ pub(crate) async fn round_trip(
     session: &Session,
     timeout: Duration,
 ) -> Result<SyncReport, Failure> {
-    let pause = lock(&session.sync_pace).next(Instant::now());
-    pace::wait(pause).await;
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let request = session.read(|machine, snapshot| machine.sync_request(snapshot, timeout_ms))?;
-    let response = session.exchange(request, RESPONSE_LIMIT).await?;
-    if !(200..300).contains(&response.status) {
+    let mode = session.read(|machine, snapshot| machine.sync_mode(snapshot))?;
+    let mut has_started_over = false;
+    let response = loop {
+        let pause = lock(&session.sync_pace).next(Instant::now());
+        pace::wait(pause).await;
+        let request = session.read(|machine, snapshot| match mode {
+            SyncMode::V2 => machine.sync_request(snapshot, timeout_ms),
+            SyncMode::Sliding => machine.sliding_sync_request(snapshot, timeout_ms),
+        })?;
+        let response = session.exchange(request, RESPONSE_LIMIT).await?;
+        if (200..300).contains(&response.status) {
+            break response;
+        }
         let retry_after = retry_after(&response);
         let error = match session.success(response) {
             Err(error) => error,
             Ok(_) => ClientError::Internal("a failure was a success"),
         };
+        if mode == SyncMode::Sliding && error.is_matrix("M_UNKNOWN_POS") && !has_started_over {
+            has_started_over = true;
+            session.step(|machine, snapshot, cx| machine.handle_unknown_pos(snapshot, cx))?;
+            continue;
+        }
         return Err(Failure { error, retry_after });
-    }
-    let report =
-        session.step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, &response.body))?;
+    };
+    let report = session.step(|machine, snapshot, cx| match mode {
+        SyncMode::V2 => machine.handle_sync(snapshot, cx, &response.body),
+        SyncMode::Sliding => machine.handle_sliding_sync(snapshot, cx, &response.body),
+    })?;
     session.synced.store(true, Ordering::Release);
     session.beat();
     Ok(report)

@@ -110,3 +110,58 @@ async fn one_sync_is_one_round_trip_and_a_long_poll_gives_way_to_it() {
     client.stop_sync().await;
     assert!(server.count("/sync") - before <= 2, "its own, and the long poll's next");
 }
+
+/// The bodies and positions of the sliding syncs asked for.
+fn sliding_requests(server: &Scripted) -> Vec<(Option<String>, serde_json::Value)> {
+    let seen = server.seen.lock().unwrap();
+    let syncs = seen.iter().filter(|request| request.http.path.ends_with("msc3575/sync"));
+    syncs
+        .map(|request| {
+            let pos = request.http.query.iter().find(|(name, _)| name == "pos");
+            let body = match &request.http.body {
+                crate::Body::Json(text) => serde_json::from_str(text).unwrap(),
+                _ => serde_json::Value::Null,
+            };
+            (pos.map(|(_, pos)| pos.clone()), body)
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn sliding_sync_starts_over_at_once_when_its_position_is_forgotten() {
+    let server = Scripted::new();
+    let client = crate::test_support::builder(&server)
+        .memory_store()
+        .sync_mode(crate::SyncMode::Sliding)
+        .login("alice", crate::SecretString::new("pw".to_owned()), None)
+        .await
+        .unwrap();
+    let response = |pos: &str, token: &str| {
+        let to_device = json!({ "next_batch": token, "events": [] });
+        ok(&json!({ "pos": pos, "rooms": {}, "extensions": { "to_device": to_device } }))
+    };
+    server.replies(
+        "msc3575/sync",
+        vec![
+            response("1/s1", "7"),
+            refuse(400, "M_UNKNOWN_POS"),
+            response("1/s2", "9"),
+            refuse(400, "M_UNKNOWN_POS"),
+            refuse(400, "M_UNKNOWN_POS"),
+        ],
+    );
+    client.sync_once(Duration::ZERO).await.unwrap();
+    client.sync_once(Duration::ZERO).await.unwrap();
+    // A server that knows no position at all is not asked in a loop.
+    let error = client.sync_once(Duration::ZERO).await.unwrap_err();
+    assert!(error.is_matrix("M_UNKNOWN_POS"));
+    let asked = sliding_requests(&server);
+    let positions: Vec<Option<&str>> = asked.iter().map(|(pos, _)| pos.as_deref()).collect();
+    assert_eq!(positions, [None, Some("1/s1"), None, Some("1/s2"), None]);
+    let since = asked.iter().map(|(_, body)| body["extensions"]["to_device"]["since"].clone());
+    assert_eq!(
+        since.collect::<Vec<_>>(),
+        [json!(null), json!("7"), json!("7"), json!("9"), json!("9")]
+    );
+    assert!(server.times("v3/sync").is_empty());
+}

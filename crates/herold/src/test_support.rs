@@ -214,13 +214,15 @@ pub(crate) async fn log_in_with(
     server: &Arc<Scripted>,
     store: Box<dyn Store + Send>,
 ) -> Result<Client, ClientError> {
+    builder(server).store(store).login("alice", SecretString::new(PASSWORD.to_owned()), None).await
+}
+
+/// A builder without a store.
+pub(crate) fn builder(server: &Arc<Scripted>) -> ClientBuilder {
     ClientBuilder::new()
-        .store(store)
         .homeserver("https://example.org/")
         .transport(server.clone())
         .clock(TokioClock::new())
-        .login("alice", SecretString::new(PASSWORD.to_owned()), None)
-        .await
 }
 
 /// A client that is in `!r:example.org`, which is not encrypted.

@@ -221,9 +221,10 @@ async fn an_event_goes_to_one_device_by_olm() {
     let (alice, bob) = (device(&net, "alice").await, device(&net, "bob").await);
     let (user, device) = (bob.user_id(), bob.device_id());
     let content = json!({ "secret": "ahoy" });
-    let unknown = alice.send_to_device(&user, &device, "org.example.x", &content).await;
+    let unknown = alice.send_to_device(&user, "NONE".into(), "org.example.x", &content).await;
     assert_eq!(unknown.unwrap_err().code(), "unknown_device");
-    alice.devices(&user).await.unwrap();
+    let reserved = alice.send_to_device(&user, &device, "m.room_key", &content).await;
+    assert_eq!(reserved.unwrap_err().code(), "invalid_input");
     alice.send_to_device(&user, &device, "org.example.x", &content).await.unwrap();
     let mut got = None;
     while got.is_none() {

@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use herold::{Client, ClientBuilder, DecryptTrust, IdentityKeys, Policy, Recipients};
+use herold::{Client, ClientBuilder, DecryptTrust, IdentityKeys, Policy, Recipients, SyncMode};
 use serde_json::json;
 
 use super::{Freshness, Setting, deployment, has_store};
 use crate::{
-    args::{DecryptTrustArg, Login, RecipientsArg},
+    args::{DecryptTrustArg, Login, RecipientsArg, SyncArg},
     failure::Failure,
     output::clean,
     secrets::{self, Purpose},
@@ -28,6 +28,10 @@ pub async fn login(setting: &Setting, args: Login) -> Result<(), Failure> {
         .store_path(&folder)
         .store_key(key)
         .homeserver(&args.homeserver)
+        .sync_mode(match args.sync {
+            SyncArg::V2 => SyncMode::V2,
+            SyncArg::Sliding => SyncMode::Sliding,
+        })
         .allow_insecure_http(args.allow_insecure_http);
     let login = builder.login(&args.user, password, args.device_name.as_deref());
     let client = setting.within("logging in", login).await?;
@@ -76,6 +80,7 @@ fn policy(recipients: RecipientsArg, decrypt_trust: DecryptTrustArg) -> Policy {
         recipients: match recipients {
             RecipientsArg::AllDevices => Recipients::AllDevices,
             RecipientsArg::IdentityBased => Recipients::IdentityBased,
+            RecipientsArg::IdentityBasedThenStrict => Recipients::IdentityBasedThenStrict,
             RecipientsArg::OnlyTrusted => Recipients::OnlyTrusted,
         },
         decrypt_trust: match decrypt_trust {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use herold::{
     Client, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId, RoomEvent,
+    ToDeviceRecipient,
 };
 use serde_json::{Value, json};
 
@@ -61,12 +62,17 @@ fn events(events: &[RoomEvent]) -> Value {
     json!({ "events": events.iter().map(message::event).collect::<Vec<_>>() })
 }
 
-/// `send_to_device`
+/// `send_to_device`. Without `device`, for all devices of the user: then `outcomes` says what became of each.
 pub async fn send_to_device(client: &Client, mut params: Params) -> Answer {
     let user: OwnedUserId = params.id("user")?;
-    let device = OwnedDeviceId::from(params.text("device")?);
+    let device = params.optional_text("device")?.map(OwnedDeviceId::from);
     let event_type = params.text("type")?;
     let content = params.object("content")?;
+    let Some(device) = device else {
+        let recipients = [ToDeviceRecipient::User(user)];
+        let outcomes = client.send_to_devices(&recipients, &event_type, &content).await?;
+        return Ok(json!({ "outcomes": message::outcomes(&outcomes) }));
+    };
     client.send_to_device(&user, &device, &event_type, &content).await?;
     Ok(json!({}))
 }

@@ -52,6 +52,13 @@ pub async fn identity(client: &Client, mut params: Params) -> Answer {
     Ok(json!({ "state": state, "master_key": master_key }))
 }
 
+/// `pin_identity`
+pub fn pin_identity(client: &Client, mut params: Params) -> Answer {
+    let user: OwnedUserId = params.id("user")?;
+    client.pin_identity(&user)?;
+    Ok(json!({}))
+}
+
 /// `set_device_blocked`
 pub fn set_device_blocked(client: &Client, mut params: Params) -> Answer {
     let user: OwnedUserId = params.id("user")?;
@@ -68,6 +75,7 @@ pub fn set_policy(client: &Client, mut params: Params) -> Answer {
         &[
             ("all_devices", Recipients::AllDevices),
             ("identity_based", Recipients::IdentityBased),
+            ("identity_based_then_strict", Recipients::IdentityBasedThenStrict),
             ("only_trusted", Recipients::OnlyTrusted),
         ],
     )?;

@@ -80,6 +80,7 @@ impl Inbox {
             AppEvent::Notice(_)
             | AppEvent::Sent { .. }
             | AppEvent::SendFailed { .. }
+            | AppEvent::ToDeviceSent { .. }
             | AppEvent::LoggedOut => &mut self.notices,
             // Room events, decryptions and memberships are asked for by room.
             _ => return,

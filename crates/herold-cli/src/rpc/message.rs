@@ -1,6 +1,9 @@
 //! Room events as the peer protocol (and `--json`) describes them.
 
-use herold::{AppEvent, HistoryVisibility, Membership, Notice, RoomEvent, Shield};
+use herold::{
+    AppEvent, HistoryVisibility, Membership, Notice, RoomEvent, Shield, ToDeviceOutcome,
+    ToDeviceResult,
+};
 use serde_json::{Value, json};
 
 /// The message object: `wait_message` answers with it.
@@ -74,6 +77,9 @@ pub fn app_event(sequence: u64, event: &AppEvent) -> Value {
             "verified": false,
         }),
         AppEvent::LoggedOut => json!({ "kind": "logged_out" }),
+        AppEvent::ToDeviceSent { txn_id, outcomes: all } => {
+            json!({ "kind": "to_device_sent", "txn": txn_id, "outcomes": outcomes(all) })
+        }
         AppEvent::Notice(notice) => notice_fields(notice),
         _ => json!({ "kind": "other" }),
     };
@@ -81,6 +87,25 @@ pub fn app_event(sequence: u64, event: &AppEvent) -> Value {
         members.insert("seq".to_owned(), json!(sequence));
     }
     value
+}
+
+/// What became of a to-device event, device by device.
+pub fn outcomes(outcomes: &[ToDeviceOutcome]) -> Value {
+    outcomes
+        .iter()
+        .map(|outcome| {
+            let reason = match &outcome.result {
+                ToDeviceResult::Withheld(code) | ToDeviceResult::Refused(code) => Some(code),
+                _ => None,
+            };
+            json!({
+                "user": outcome.user_id,
+                "device": outcome.device_id,
+                "result": outcome.result.as_str(),
+                "code": reason,
+            })
+        })
+        .collect()
 }
 
 /// A notice's kind and its own fields.

@@ -5,6 +5,10 @@
 //! - The log goes to standard error. Nothing but answers goes to standard output.
 //! - End of input: what was read is still answered for a few seconds, then the process exits with 0.
 //!
+//! Extensions of our own: `login` takes `sync` (`v2` or `sliding`; `resume` goes on the same way), announced as the
+//! feature `sliding_sync`; `send_to_device` without `device` is for all devices of the user and answers `outcomes`;
+//! `set_policy` knows `identity_based_then_strict`.
+//!
 //! For tests only: the store's key is in the file `rpc.key` in the store's folder, because a peer
 //! that comes back is given nothing but that folder.
 
@@ -166,6 +170,7 @@ async fn carry_out(session: &mut Session, command: &str, params: Params) -> Answ
         "devices" => devices::devices(session.client()?, params).await,
         "delete_device" => devices::delete_device(session.client()?, params).await,
         "identity" => devices::identity(session.client()?, params).await,
+        "pin_identity" => devices::pin_identity(session.client()?, params),
         "set_device_blocked" => devices::set_device_blocked(session.client()?, params),
         "set_policy" => devices::set_policy(session.client()?, params),
 

@@ -143,6 +143,18 @@ impl Params {
             .ok_or_else(|| RpcError::parameter(name, "not one of the words it can be"))
     }
 
+    /// One of several words, or none.
+    pub fn optional_word<T: Copy>(
+        &mut self,
+        name: &str,
+        words: &[(&str, T)],
+    ) -> Result<Option<T>, RpcError> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.word(name, words).map(Some),
+        }
+    }
+
     /// How long the command may wait.
     pub fn wait(&mut self) -> Result<Duration, RpcError> {
         let wait = self.optional_number("timeout_ms")?.map(Duration::from_millis);

@@ -7,7 +7,7 @@ use std::{
 
 use herold::{
     Client, ClientBuilder, ClientError, DecryptTrust, Deployment, OwnedEventId, OwnedRoomId,
-    Policy, Recipients, StoreKey,
+    Policy, Recipients, StoreKey, SyncMode,
 };
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ pub fn hello() -> Value {
         "protocol": 1,
         "name": "herold",
         "version": env!("CARGO_PKG_VERSION"),
-        "features": ["store", "files", "delete_device", "control"],
+        "features": ["store", "files", "delete_device", "control", "sliding_sync"],
     })
 }
 
@@ -78,6 +78,9 @@ impl Session {
         let password = params.secret("password")?;
         let store = params.text("store")?;
         let device_name = params.optional_text("device_name")?;
+        // An extension of the protocol; the store remembers it for `resume`.
+        let words = [("v2", SyncMode::V2), ("sliding", SyncMode::Sliding)];
+        let sync_mode = params.optional_word("sync", &words)?.unwrap_or_default();
 
         let store = Path::new(&store);
         if !store.is_dir() {
@@ -93,6 +96,7 @@ impl Session {
 
         let client = builder(store, &key)
             .homeserver(&homeserver)
+            .sync_mode(sync_mode)
             .login(&user, password, device_name.as_deref())
             .await?;
         let client = self.client.insert(client).clone();

@@ -106,7 +106,12 @@ macro_rules! samples {
 
         /// Checks that every sample is there, decodes, and is what [`sample_changes`] puts.
         pub fn assert_samples(snapshot: &dyn Snapshot) {
-            $({
+            assert_samples_without(snapshot, &[]);
+        }
+
+        /// As [`assert_samples`], in a store that was made before there were the tables `younger`.
+        pub fn assert_samples_without(snapshot: &dyn Snapshot, younger: &[Table]) {
+            $(if !younger.contains(&<$type as Record>::TABLE) {
                 let name = <$type as Record>::TABLE.name();
                 let found = snapshot.load::<$type>(&$key).expect(name).expect(name);
                 assert!(found.encode() == $record.encode(), "the sample of {name} has changed");
@@ -184,7 +189,7 @@ samples! {
         retry_at: None,
     },
     RetiredSessionRecord: RoomSessionKey { room_id: room(), session_id: session() }
-        => RetiredSessionRecord { initial: secret("retired"), retired_at: at(16) },
+        => RetiredSessionRecord { initial: secret("retired"), retired_at: at(16), owed: true },
     ShareRecord: ShareKey { session_id: session(), user_id: user(), device_id: device_id() }
         => ShareRecord {
             curve25519: curve(),
@@ -292,6 +297,27 @@ samples! {
     },
     BackoffRecord: NameKey { name: "keys_upload".to_owned() }
         => BackoffRecord { failures: 4, retry_at: at(15) },
+    SlidingSyncRecord: Only => SlidingSyncRecord {
+        chosen: true,
+        pos: Some("7/s72595_4483_1934".to_owned()),
+        to_device: Some("72590".to_owned()),
+        rooms: 100,
+        all_rooms: true,
+    },
+    ToDeviceQueueRecord: SequenceKey { sequence: 3 } => ToDeviceQueueRecord {
+        txn_id: transaction(),
+        event_type: "org.example.call".to_owned(),
+        content: r#"{"key":"call-canary"}"#.to_owned(),
+        recipients: vec![(user(), None)],
+        devices: vec![ToDeviceProgress {
+            user_id: user(),
+            device_id: device_id(),
+            state: ToDeviceState::Withheld("m.unverified".to_owned()),
+        }],
+        queued_at: at(16),
+    },
+    UntrustedDeviceRecord: DeviceKey { user_id: user(), device_id: device_id() }
+        => UntrustedDeviceRecord { ed25519: ed(), first_seen: at(17) },
 }
 
 #[cfg(test)]

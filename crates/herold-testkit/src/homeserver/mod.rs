@@ -30,6 +30,7 @@ mod room_create;
 mod room_read;
 mod room_send;
 mod route;
+mod sliding;
 mod sync;
 mod sync_rooms;
 mod to_device;
@@ -64,6 +65,8 @@ pub struct HomeServer {
     tokens: BTreeMap<String, Requester>,
     soft_tokens: BTreeSet<String>,
     rooms: BTreeMap<String, Room>,
+    /// Of sliding sync, by device and name.
+    connections: BTreeMap<(Requester, String), sliding::Connection>,
     aliases: BTreeMap<String, String>,
     uia: BTreeMap<String, UiaSession>,
     media: BTreeMap<(String, String), media::Media>,
@@ -93,6 +96,7 @@ impl HomeServer {
             tokens: BTreeMap::new(),
             soft_tokens: BTreeSet::new(),
             rooms: BTreeMap::new(),
+            connections: BTreeMap::new(),
             aliases: BTreeMap::new(),
             uia: BTreeMap::new(),
             media: BTreeMap::new(),

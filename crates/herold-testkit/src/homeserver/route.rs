@@ -88,6 +88,9 @@ impl HomeServer {
                 if (method, path) == ("GET", &["sync"]) {
                     return self.sync(call, &requester);
                 }
+                if method == "POST" && path == super::sliding::PATH {
+                    return self.sliding_sync(call, &requester);
+                }
                 match path {
                     ["rooms", room, rest @ ..] => {
                         self.room_route(call, &requester, method, room, rest)

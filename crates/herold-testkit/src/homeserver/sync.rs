@@ -87,6 +87,9 @@ impl HomeServer {
         if !request.path.ends_with("/sync") || self.limited > 0 {
             return true;
         }
+        if request.method == "POST" {
+            return self.sliding_has_news(request);
+        }
         let Ok(requester) = self.requester(request) else { return true };
         let call = Call { now_ms: 0, request };
         let Ok(options) = self.sync_options(&requester, &call) else { return true };

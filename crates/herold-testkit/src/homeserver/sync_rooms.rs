@@ -96,7 +96,7 @@ impl HomeServer {
 }
 
 /// Whether the user joined after a position, or left and came back.
-fn newly_joined(room: &Room, user: &str, since: u64) -> bool {
+pub(super) fn newly_joined(room: &Room, user: &str, since: u64) -> bool {
     room.membership_at(user, since) != "join"
         || room.membership_log(user, since).iter().any(|(_, now)| *now != "join")
 }
@@ -178,15 +178,20 @@ fn invite(viewer: &Requester, options: &SyncOptions, room: &Room) -> Option<Valu
     if !options.full_state && options.since_pos().is_some_and(|since| since >= own.pos) {
         return None;
     }
+    let mut events = invite_state(room, own);
+    events.push(stripped(own));
+    Some(json!({ "invite_state": { "events": events } }))
+}
+
+/// The state that an invite shows, without the invite.
+pub(super) fn invite_state(room: &Room, own: &Event) -> Vec<Value> {
     let inviter = room.state_at("m.room.member", own.sender(), own.pos);
-    let events: Vec<Value> = INVITE_STATE
+    INVITE_STATE
         .iter()
         .filter_map(|kind| room.state_at(kind, "", own.pos))
         .chain(inviter)
-        .chain([own])
         .map(stripped)
-        .collect();
-    Some(json!({ "invite_state": { "events": events } }))
+        .collect()
 }
 
 fn summary(room: &Room, user: &str) -> Value {

@@ -5,6 +5,7 @@
 use herold::{OwnedEventId, OwnedRoomId, RoomEvent, Utd};
 use herold_crypto::{InboundGroupSession, OutboundGroupSession};
 use herold_machine::{DropReason, Notice};
+#[allow(unused_imports, reason = "not every test signs")]
 pub use herold_testkit::CrossSigning;
 use herold_testkit::{Attacker, World};
 use herold_trust::{Policy, Shield};
