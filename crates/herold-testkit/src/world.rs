@@ -506,6 +506,9 @@ impl World {
         let due = self.with_engine(device, |engine| engine.due_requests());
         let Some(Ok(due)) = due else { return true };
         let any = due.changed || !due.reply.is_empty();
+        if due.changed {
+            self.take_events(device);
+        }
         for outgoing in due.reply {
             let (fate, response) = self.exchange(device, &outgoing.http);
             match (fate, response) {

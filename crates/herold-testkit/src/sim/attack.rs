@@ -223,7 +223,7 @@ impl Attack {
                 let session = OutboundGroupSession::new();
                 let mut content = room_key(&session, &room);
                 content["ciphertext"] = json!("AwgAEg");
-                if target % 2 == 0 {
+                if target.is_multiple_of(2) {
                     content["algorithm"] = Value::Null;
                 }
                 inject_to_device(sim, device, device, "m.room.encrypted", content);
@@ -398,7 +398,7 @@ fn again(sim: &mut Sim, choice: u8, into: &OwnedRoomId, change: impl FnOnce(&mut
         events.iter().filter(|event| event["type"] == "m.room.encrypted").collect();
     let Some(event) = encrypted.get(usize::from(choice) % encrypted.len().max(1)) else { return };
     let mut event = (*event).clone();
-    if choice % 2 == 0 {
+    if choice.is_multiple_of(2) {
         event["origin_server_ts"] = json!(sim.world.clock.millis() + 1);
     }
     let (id, sender) = (event["event_id"].clone(), event["sender"].clone());
@@ -447,7 +447,7 @@ fn forwarded_key(sim: &mut Sim, device: usize, room: &OwnedRoomId, choice: u8) {
         let content = json!({
             "algorithm": MEGOLM,
             "room_id": room,
-            "session_id": if choice % 2 == 0 { id } else { session.session_id().as_str().to_owned() },
+            "session_id": if choice.is_multiple_of(2) { id } else { session.session_id().as_str().to_owned() },
             "session_key": exported.as_str(),
             "sender_key": mallory.keys().curve25519.to_base64(),
             "sender_claimed_ed25519_key": mallory.keys().ed25519.to_base64(),

@@ -511,9 +511,12 @@ impl Sim {
             Readers { position: encrypted.position, may: BTreeSet::new(), must: BTreeSet::new() };
         for (number, state) in self.states.iter().enumerate() {
             let user = self.world.devices[number].user_id.as_str();
+            // Of the devices of users who have not joined nobody is told when they change.
+            let invited = self.world.server.invited_since(room.as_str(), user);
+            let told = invited.unwrap_or(encrypted.since).min(encrypted.since);
             let by_then = |place: Option<u64>| {
                 let is = |limit| place.is_some_and(|place| place <= limit);
-                (is(encrypted.position), is(encrypted.since))
+                (is(encrypted.position), is(told))
             };
             let span = encrypted.since..=encrypted.position;
             let candidate = Candidate {
