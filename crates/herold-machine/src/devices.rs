@@ -19,7 +19,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::Value;
 
 use crate::{
-    Answer, DropReason, MachineError, Notice, key_requests,
+    Answer, DropReason, MachineError, Notice, key_requests, olm,
     txn::Txn,
     wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
 };
@@ -125,7 +125,11 @@ pub(crate) fn handle_query(
     for (user_id, generation) in asked {
         let key = UserKey { user_id: user_id.clone() };
         let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? else { continue };
-        if tracked.answered.is_some_and(|answered| answered > *generation) {
+        if *generation > tracked.generation {
+            continue; // asked before a power loss that has undone what it was asked for
+        }
+        let newer = tracked.answered.is_some_and(|answered| answered > *generation);
+        if newer && *generation < tracked.generation {
             continue; // a newer answer has been taken already
         }
         let present = body.device_keys.contains_key(user_id.as_str());
@@ -317,8 +321,8 @@ fn put_device(
     }
     let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     let first_seen = before.map_or(txn.cx.now, |record| record.first_seen);
-    txn.put(&key, &DeviceRecord { device, first_seen });
-    Ok(())
+    txn.put(&key, &DeviceRecord { device: device.clone(), first_seen });
+    olm::unwedge_known(txn, &device)
 }
 
 fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {

@@ -647,24 +647,25 @@ impl World {
         }
     }
 
-    /// The app takes its events and acknowledges them.
+    /// The app takes its events and acknowledges them, which may bring more.
     fn take_events(&mut self, device: usize) {
-        let after = self.devices[device].acknowledged;
-        let events = self.with_engine(device, |engine| {
-            engine.read(|machine, snapshot| machine.events_after(snapshot, after, 10_000))
-        });
-        let Some(Ok(events)) = events else { return };
-        let Some((last, _)) = events.last() else { return };
-        let last = *last;
-        let sim = &mut self.devices[device];
-        sim.acknowledged = Some(last);
-        for (_, event) in events {
-            self.oracle.scan("an app event", &format!("{event:?}"));
-            self.devices[device].events.push(event);
+        loop {
+            let after = self.devices[device].acknowledged;
+            let events = self.with_engine(device, |engine| {
+                engine.read(|machine, snapshot| machine.events_after(snapshot, after, 10_000))
+            });
+            let Some(Ok(events)) = events else { return };
+            let Some((last, _)) = events.last() else { return };
+            let last = *last;
+            self.devices[device].acknowledged = Some(last);
+            for (_, event) in events {
+                self.oracle.scan("an app event", &format!("{event:?}"));
+                self.devices[device].events.push(event);
+            }
+            self.with_engine(device, |engine| {
+                engine.step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, last))
+            });
         }
-        self.with_engine(device, |engine| {
-            engine.step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, last))
-        });
     }
 
     fn answer(&mut self, device: usize, outgoing: &Outgoing, response: Option<&ServerResponse>) {

@@ -131,12 +131,17 @@ impl Villains {
 
     /// What they have done to the server is undone.
     pub(super) fn leave(&mut self, world: &mut World) {
-        for (user, device) in std::mem::take(&mut self.swapped) {
-            world.server.restore_device_keys(&user, &device);
+        for (user, device) in &self.swapped {
+            world.server.restore_device_keys(user, device);
         }
         for (user, device) in std::mem::take(&mut self.lied_about) {
             world.server.set_one_time_key_count_override(&user, &device, None);
         }
+    }
+
+    /// Whether a device of a user has had other keys: who had not met it before could not reach it.
+    pub(super) fn has_swapped(&self, user: &str) -> bool {
+        self.swapped.iter().any(|(swapped, _)| swapped == user)
     }
 
     /// Whether a villain has said this in her own name.
@@ -265,9 +270,7 @@ impl Attack {
                 let (user, id) = sim.names(device);
                 let keys = Attacker::unlisted(&user, &id).device_keys();
                 sim.world.server.override_device_keys(&user, &id, keys);
-                sim.villains.swapped.insert((user.clone(), id));
-                // Until the end: who has not met the device before cannot reach it.
-                sim.unreachable.insert(user, u64::MAX);
+                sim.villains.swapped.insert((user, id));
             }
             Self::WithheldSpam => {
                 let Some(id) = some_session(sim, &room, target) else { return };
@@ -401,11 +404,14 @@ fn again(sim: &mut Sim, choice: u8, into: &OwnedRoomId, change: impl FnOnce(&mut
     if choice.is_multiple_of(2) {
         event["origin_server_ts"] = json!(sim.world.clock.millis() + 1);
     }
-    let (id, sender) = (event["event_id"].clone(), event["sender"].clone());
     change(&mut event);
-    if event["sender"] == sender && *into == room {
-        sim.villains.copied.extend(id.as_str().map(str::to_owned));
-    }
+    // The one it is a copy of may be a copy itself, and have come from there.
+    let copied = sim.world.server.events(into.as_str()).into_iter().filter(|known| {
+        known["sender"] == event["sender"]
+            && known["content"]["ciphertext"] == event["content"]["ciphertext"]
+    });
+    let copied = copied.filter_map(|known| known["event_id"].as_str().map(str::to_owned));
+    sim.villains.copied.extend(copied);
     inject(sim, into, event);
 }
 
