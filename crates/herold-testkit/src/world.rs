@@ -441,12 +441,18 @@ impl World {
 
     /// Ends a device's process; it starts again when it is next needed.
     pub fn restart(&mut self, device: usize) {
+        self.end_process(device);
+    }
+
+    /// What was under way ends with the process: nobody is there to take late answers.
+    fn end_process(&mut self, device: usize) {
         self.devices[device].engine = None;
+        self.late.retain(|(of, ..)| *of != device);
     }
 
     /// The power of a device fails.
     pub fn lose_power(&mut self, device: usize) {
-        self.devices[device].engine = None;
+        self.end_process(device);
         self.devices[device].disk.lose_power();
     }
 
@@ -576,8 +582,8 @@ impl World {
         }
         let result = run(engine);
         if sim.disk.is_dead() {
-            sim.engine = None;
             sim.deaths += 1;
+            self.end_process(device);
             return None;
         }
         self.note_encrypted(device);
