@@ -527,8 +527,8 @@ impl World {
         let any = due.changed || !due.reply.is_empty();
         for outgoing in due.reply {
             let (name, request) = names_of(&outgoing);
+            let now = self.time_of(device);
             let sim = &self.devices[device];
-            let now = self.clock.millis();
             self.oracle.asks(sim.user_id.as_str(), &sim.device_id, now, &name, &request);
             let (fate, response) = self.exchange(device, &outgoing.http);
             match (fate, response) {
@@ -732,6 +732,12 @@ impl World {
             self.oracle.lost_devices(&user, &id, gone, &before);
         }
         self.take_events(device);
+    }
+
+    /// The time in milliseconds as a device has it.
+    fn time_of(&self, device: usize) -> u64 {
+        let engine = self.devices[device].engine.as_ref();
+        engine.map_or(self.clock.millis(), |engine| engine.now().as_millis())
     }
 
     /// The ciphertexts that a device has made for others and not sent yet.
