@@ -711,13 +711,8 @@ impl World {
         let (name, request) = names_of(outgoing);
         let wait = response.filter(|response| response.status == 429);
         let wait = wait.and_then(|response| response.retry_after_ms);
-        self.oracle.ended(
-            (&user, &id),
-            self.clock.millis(),
-            (&name, &request),
-            body.is_some(),
-            wait,
-        );
+        let now = self.time_of(device);
+        self.oracle.ended((&user, &id), now, (&name, &request), body.is_some(), wait);
         let mut gone = Vec::new();
         if let Some(body) = body.filter(|_| outgoing.http.path.ends_with("/keys/query")) {
             self.oracle.got_devices(&user, &id, &body);

@@ -483,6 +483,7 @@ fn n40_a_thousand_key_requests_cost_nothing() {
     let made = world.server.requests()[asked..].iter();
     assert!(made.filter(|seen| !seen.path.ends_with("/sync")).count() == 0);
     assert!(count(&world) <= before + 2);
+    assert_eq!(rows(&world, alice, Table::KeyAnswers), 0);
     let sent = world.send(bob, &room, "as ever");
     assert_eq!(world.text(alice, &room, &sent).as_deref(), Ok("as ever"));
     clean(&world);
