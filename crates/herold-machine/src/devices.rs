@@ -8,8 +8,8 @@ use std::{
 
 use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey};
 use herold_store::records::{
-    ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord, IdentityRecord,
-    OutdatedUserRecord, TrackedUserRecord, UserKey,
+    BackoffRecord, ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord,
+    IdentityRecord, NameKey, OutdatedUserRecord, TrackedUserRecord, UserKey,
 };
 use herold_trust::{
     Device, DeviceChange, DeviceKeysError, Identity, IdentityState, compare, owns,
@@ -55,8 +55,13 @@ pub(crate) fn mark_outdated(
     // One count for all lists, so that a number never comes again: not even when a user who had left is
     // tracked anew, and an answer from before is still under way.
     tracked.generation = txn.next_number(LIST_GENERATION)?.saturating_add(1);
-    // A change may be the server's coming back: ask at once.
-    tracked.retry_at = None;
+    // A change may be the other server's coming back: ask at once. It is no reason to ask our own one sooner than it
+    // said.
+    let limit: Option<BackoffRecord> = txn.load(&NameKey { name: QUERY.to_owned() })?;
+    let is_limited = limit.is_some_and(|limit| txn.cx.now < limit.retry_at);
+    if tracked.failures > 0 && !is_limited {
+        tracked.retry_at = None;
+    }
     tracked.outdated_since.get_or_insert(txn.cx.now);
     txn.put(key, &tracked);
     txn.put(key, &OutdatedUserRecord);
