@@ -12,14 +12,14 @@ use herold_store::records::{
     OutdatedUserRecord, TrackedUserRecord, UserKey,
 };
 use herold_trust::{
-    Device, DeviceChange, DeviceKeysError, Identity, IdentityState, compare, owns,
-    parse_device_keys, parse_identity,
+    Anchor, Device, DeviceChange, DeviceKeysError, Identity, compare, owns, parse_device_keys,
+    parse_identity,
 };
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::Value;
 
 use crate::{
-    Answer, DropReason, MachineError, Notice, key_requests, olm,
+    Answer, DropReason, MachineError, Notice, key_requests, olm, own_identity,
     txn::Txn,
     wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
 };
@@ -207,16 +207,24 @@ fn update_identity(
             return Ok(false);
         }
     };
+    let is_own = txn.own().user_id == user_id;
+    let anchor = own_identity::anchor(txn)?;
+    let verified_master = own_identity::verified_master(txn)?;
+    let evaluated = |mut identity: Identity| {
+        let own = is_own.then(|| Anchor::new(&identity, verified_master.as_ref())).flatten();
+        identity.evaluate(if is_own { own.as_ref() } else { anchor.as_ref() });
+        identity
+    };
     let record = match known {
-        None => IdentityRecord { identity: Identity::pin(parsed), first_seen: txn.cx.now },
+        None => {
+            IdentityRecord { identity: evaluated(Identity::pin(parsed)), first_seen: txn.cx.now }
+        }
         Some(known) => {
-            let identity = known.identity.update(parsed);
+            let identity = evaluated(known.identity.update(parsed));
             if identity == known.identity {
                 return Ok(false);
             }
-            let violated = |identity: &Identity| {
-                !matches!(identity.state(), IdentityState::Pinned | IdentityState::Verified)
-            };
+            let violated = |identity: &Identity| identity.state().is_violation();
             if violated(&identity) && !violated(&known.identity) {
                 txn.notice(Notice::IdentityChanged { user_id: user_id.to_owned() })?;
             }
@@ -224,6 +232,10 @@ fn update_identity(
         }
     };
     txn.put(&key, &record);
+    if is_own && own_identity::anchor(txn)? != anchor {
+        // Whom the own identity vouches for has changed with it.
+        own_identity::evaluate_all(txn)?;
+    }
     Ok(true)
 }
 

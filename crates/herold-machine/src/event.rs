@@ -216,6 +216,26 @@ pub enum Notice {
         /// From when on its rooms are closed, unless it is cross-signed, removed or blocked by then.
         strict_at: Timestamp,
     },
+    /// The server refused a signature of ours.
+    SignatureRefused {
+        /// Whose key was signed.
+        user_id: OwnedUserId,
+        /// The key's name: a device id, or a master key.
+        name: String,
+    },
+    /// Room keys are uploaded to the backup of this version from now on.
+    BackupEnabled {
+        /// The version, in the homeserver's words.
+        version: String,
+    },
+    /// The homeserver's backup is not one to trust: nothing is uploaded to it.
+    BackupRefused,
+    /// The backup in use is gone, or another has taken its place: nothing is uploaded until that one is known to
+    /// be trusted.
+    BackupStopped {
+        /// The Matrix error code.
+        errcode: String,
+    },
 }
 
 impl Notice {
@@ -230,6 +250,10 @@ impl Notice {
             Self::OwnDeviceMismatch => "own_device_mismatch",
             Self::IdentityRefused { .. } => "identity_refused",
             Self::IdentityChanged { .. } => "identity_changed",
+            Self::SignatureRefused { .. } => "signature_refused",
+            Self::BackupEnabled { .. } => "backup_enabled",
+            Self::BackupRefused => "backup_refused",
+            Self::BackupStopped { .. } => "backup_stopped",
             Self::OneTimeKeyRefused { .. } => "one_time_key_refused",
             Self::KeyWithheld { .. } => "key_withheld",
             Self::OneTimeKeyClash => "one_time_key_clash",

@@ -300,7 +300,6 @@ pub(crate) fn handle_forwarded(
         first_known_index: session.first_known_index(),
         shared_history: false,
         received_at: txn.cx.now,
-        backed_up: None,
         forwarders,
     };
     match room_keys::take(txn, hot, &key, record, session)? {

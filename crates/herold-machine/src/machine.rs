@@ -1,17 +1,18 @@
 //! [`Machine`]: the inputs, commands and getters. What they do is in the modules beside this one.
 
-use herold_crypto::IdentityKeys;
+use herold_crypto::{BackupDecryptionKey, IdentityKeys, SecretString};
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
         AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
-        IdentityRecord, LoginRecord, MemberKey, MemberRecord, Membership, Only,
+        IdentityRecord, LoginRecord, MemberKey, MemberRecord, Membership, NameKey, Only,
         OutboundSessionRecord, OutdatedUserRecord, PolicyRecord, QueueRecord, RoomKey, RoomRecord,
-        SequenceKey, TimelineKey, TimelineRecord, TrackedUserRecord, UserKey,
+        SecretRecord, SequenceKey, TimelineKey, TimelineRecord, TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
-    DecryptTrust, Device, Identity, Policy, PolicyFloor, Recipients, Timestamp, is_cross_signed,
+    DecryptTrust, Device, Identity, KeySource, Policy, PolicyFloor, Recipients, Timestamp,
+    is_cross_signed,
 };
 use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,
@@ -20,10 +21,11 @@ use ruma::{
 use serde_json::Value;
 
 use crate::{
-    Answer, AppEvent, AppEventRecord, Context, HttpRequest, MachineError, Outgoing, Pending,
-    RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient, account, app_to_device, devices,
+    Answer, AppEvent, AppEventRecord, BackupStatus, Context, HttpRequest, Imported, MachineError,
+    Outgoing, Pending, RestoredKey, RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient,
+    account, app_to_device, devices,
     hot::Hot,
-    olm, outgoing, queue,
+    key_backup, olm, outgoing, own_identity, queue,
     request::RequestKind,
     rooms, sliding, sync, timeline,
     timeline::Origin,
@@ -239,6 +241,13 @@ impl Machine {
             RequestKind::Send { sequence, txn_id } => {
                 queue::handle_sent(&mut txn, *sequence, txn_id, answer)?;
             }
+            RequestKind::BackupVersion => key_backup::handle_version(&mut txn, answer)?,
+            RequestKind::BackupUpload { sent } => {
+                key_backup::handle_upload(&mut txn, sent, answer)?;
+            }
+            RequestKind::Signatures { sent } => {
+                own_identity::handle_signatures(&mut txn, sent, answer)?;
+            }
         }
         self.end(txn, ())
     }
@@ -373,6 +382,7 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         app_to_device::advance(&mut txn, &self.policy)?;
         queue::advance(&mut txn, &mut self.hot, &self.policy)?;
+        key_backup::advance(&mut txn)?;
         self.end(txn, ())
     }
 }
@@ -559,17 +569,7 @@ impl Machine {
         cx: &mut Context<'_>,
         user_id: &UserId,
     ) -> Result<Step<Pending>, MachineError> {
-        let mut txn = self.begin(snapshot, cx);
-        let key = UserKey { user_id: user_id.to_owned() };
-        let mut record: IdentityRecord = txn.load(&key)?.ok_or(MachineError::UnknownIdentity)?;
-        let before = record.identity.clone();
-        record.identity.acknowledge();
-        if record.identity != before {
-            txn.put(&key, &record);
-            txn.next_number(devices::GENERATION)?;
-            txn.require_full();
-        }
-        self.end(txn, ())
+        self.change_identity(snapshot, cx, user_id, Identity::acknowledge)
     }
 
     /// Changes who gets room keys and whose messages are shown, within what the deployment allows. Every
@@ -688,6 +688,177 @@ impl Machine {
         let txn_id = app_to_device::enqueue(&mut txn, recipients, event_type, content, txn_id)?;
         app_to_device::advance(&mut txn, &self.policy)?;
         self.end(txn, txn_id)
+    }
+}
+
+/// Commands: the user's own identity.
+impl Machine {
+    /// Begins to make a cross-signing identity: replies with the body of `/keys/device_signing/upload`, always the same
+    /// one until [`Machine::identity_published`]. The private keys are in the store before anybody else has the
+    /// public ones. Replies `None` if the published identity is this device's to use already and is not to be
+    /// replaced.
+    ///
+    /// # Errors
+    /// [`MachineError::Crypto`], or those of the store.
+    pub fn prepare_identity(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        replace: bool,
+    ) -> Result<Step<Pending, Option<String>>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let body = own_identity::prepare(&mut txn, replace)?;
+        self.end(txn, body)
+    }
+
+    /// The homeserver has accepted what [`Machine::prepare_identity`] gave: that is the own identity now, verified on this
+    /// device, which is signed with it. Replies `false` if nothing was prepared.
+    ///
+    /// # Errors
+    /// [`MachineError::Crypto`], or those of the store.
+    pub fn identity_published(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let published = own_identity::published(&mut txn)?;
+        self.end(txn, published)
+    }
+
+    /// Takes a private key of the own identity under its name in secret storage. Replies whether it is the private half of
+    /// the published key; anything else changes nothing (attacks N08 and N11). The master key's makes the
+    /// identity verified on this device, which is signed as soon as the self-signing key is there too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn import_identity_key(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        name: &str,
+        secret: &SecretString,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let taken = own_identity::import(&mut txn, name, secret)?;
+        self.end(txn, taken)
+    }
+
+    /// The app's user does not insist on a verification that another master key has broken: the current one is pinned, as
+    /// one that nobody has verified.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownIdentity`], or those of the store.
+    pub fn withdraw_verification(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+    ) -> Result<Step<Pending>, MachineError> {
+        self.change_identity(snapshot, cx, user_id, Identity::withdraw_verification)
+    }
+
+    fn change_identity(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        change: impl FnOnce(&mut Identity),
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let key = UserKey { user_id: user_id.to_owned() };
+        let mut record: IdentityRecord = txn.load(&key)?.ok_or(MachineError::UnknownIdentity)?;
+        let before = record.identity.clone();
+        change(&mut record.identity);
+        if record.identity != before {
+            txn.put(&key, &record);
+            txn.next_number(devices::GENERATION)?;
+            txn.require_full();
+        }
+        self.end(txn, ())
+    }
+}
+
+/// Commands: the key backup.
+impl Machine {
+    /// Begins to make a backup: replies with the body of `POST /room_keys/version`, with the same key until
+    /// [`Machine::backup_created`].
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownIdentity`] if the private master key is not here; those of the store.
+    pub fn prepare_backup(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending, String>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let body = key_backup::prepare(&mut txn)?;
+        self.end(txn, body)
+    }
+
+    /// The homeserver has accepted what [`Machine::prepare_backup`] gave, as this version: every room key is uploaded to it.
+    /// Replies `false` if nothing was prepared.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn backup_created(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        version: &str,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let created = key_backup::created(&mut txn, version.to_owned())?;
+        self.end(txn, created)
+    }
+
+    /// Takes the backup's private key. `version` is the body of `GET /room_keys/version`. Replies whether it is that backup's: then
+    /// it is used; anything else changes nothing.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn import_backup_key(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        secret: &SecretString,
+        version: &[u8],
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let taken = key_backup::import_key(&mut txn, secret, version)?;
+        self.end(txn, taken)
+    }
+
+    /// The homeserver's backup is looked at again, whatever is known of it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn check_backup(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        key_backup::look_again(&mut txn)?;
+        self.end(txn, ())
+    }
+
+    /// Takes room keys out of a backup or a file, and decrypts what waited for them. They prove nothing of who made
+    /// them, and never take the place of what came by Olm.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn import_room_keys(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        keys: Vec<RestoredKey>,
+        source: KeySource,
+    ) -> Result<Step<Pending, Imported>, MachineError> {
+        let source = if source == KeySource::Olm { KeySource::Imported } else { source };
+        let mut txn = self.begin(snapshot, cx);
+        let imported = key_backup::import(&mut txn, &mut self.hot, keys, source)?;
+        self.end(txn, imported)
     }
 }
 
@@ -943,6 +1114,46 @@ impl Machine {
     /// Those of the store.
     pub fn sync_mode(&self, snapshot: &dyn Snapshot) -> Result<SyncMode, MachineError> {
         sliding::mode(snapshot)
+    }
+
+    /// How things stand with the backup.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn backup_status(&self, snapshot: &dyn Snapshot) -> Result<BackupStatus, MachineError> {
+        key_backup::status(snapshot)
+    }
+
+    /// The version of the backup in use and its private key, to restore with. Secret.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn backup_key(
+        &self,
+        snapshot: &dyn Snapshot,
+    ) -> Result<Option<(String, BackupDecryptionKey)>, MachineError> {
+        key_backup::decryption_key(snapshot)
+    }
+
+    /// A secret of the user's own, by its name in secret storage. Secret.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn secret(
+        &self,
+        snapshot: &dyn Snapshot,
+        name: &str,
+    ) -> Result<Option<SecretString>, MachineError> {
+        let key = NameKey { name: name.to_owned() };
+        Ok(snapshot.load::<SecretRecord>(&key)?.map(|record| record.secret))
+    }
+
+    /// Whether the private keys of the published own identity are in the store: master, self-signing, user-signing.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn identity_keys_here(&self, snapshot: &dyn Snapshot) -> Result<[bool; 3], MachineError> {
+        own_identity::private_keys(snapshot, &self.own.user_id)
     }
 
     /// The login.

@@ -6,14 +6,15 @@ use herold_crypto::Account;
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
-        AccountRecord, BackoffRecord, ClaimRecord, CounterRecord, KeyUploadRecord, LoginRecord,
-        Membership, NameKey, Only, OutboxRecord, OutdatedUserRecord, QueueRecord, QueueState,
-        RetiredSessionRecord, RoomKey, RoomRecord, SyncRecord, TrackedUserRecord,
+        AccountRecord, BackoffRecord, BackupBatchRecord, BackupRecord, ClaimRecord, CounterRecord,
+        KeyUploadRecord, LoginRecord, Membership, NameKey, Only, OutboxRecord, OutdatedUserRecord,
+        QueueRecord, QueueState, RetiredSessionRecord, RoomKey, RoomRecord, SignatureRecord,
+        SyncRecord, TrackedUserRecord,
     },
 };
 use herold_trust::Timestamp;
 use ruma::{EventId, OwnedDeviceId, OwnedUserId, RoomId};
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use crate::{
     Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
@@ -21,6 +22,8 @@ use crate::{
     app_to_device,
     context::LONGEST_DELAY,
     devices::query_name,
+    key_backup,
+    own_identity::SIGNATURES,
     queue::{LATE_SHARES, heads},
     request::RequestKind,
     rooms,
@@ -35,6 +38,8 @@ const CLIENT: &str = "/_matrix/client/v3";
 const USERS_PER_QUERY: usize = 250;
 /// As many devices' keys are claimed at once.
 const DEVICES_PER_CLAIM: usize = 250;
+/// As many signatures are uploaded at once.
+const SIGNATURES_PER_UPLOAD: usize = 50;
 /// How long the homeserver may wait for others, in milliseconds.
 const FEDERATION_TIMEOUT: u64 = 10_000;
 /// A sync's HTTP exchange may take this much longer than the server was asked to wait.
@@ -105,6 +110,8 @@ pub(crate) fn requests(
     requests.extend(to_device(snapshot, now)?);
     sends(snapshot, now, &mut requests)?;
     members_for_late_shares(snapshot, now, &mut requests)?;
+    requests.extend(signatures(snapshot, now)?);
+    requests.extend(backup(snapshot, now)?);
     Ok(requests)
 }
 
@@ -202,6 +209,55 @@ fn claims(
         });
     }
     Ok(())
+}
+
+/// The signatures to be uploaded, each key once: of two of the same key the later one goes with the next request.
+fn signatures(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
+    let rows = snapshot.list::<SignatureRecord>(&[], SIGNATURES_PER_UPLOAD)?;
+    if rows.is_empty() || !is_allowed(snapshot, SIGNATURES, now)? {
+        return Ok(None);
+    }
+    let mut body: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>> = BTreeMap::new();
+    let mut sent = Vec::new();
+    for (key, row) in rows {
+        let object = RawValue::from_string(row.object.clone())
+            .map_err(|_| StoreError::Corrupt("a signature to be uploaded".to_owned()))?;
+        let objects = body.entry(row.user_id.clone()).or_default();
+        if !objects.contains_key(&row.name) {
+            objects.insert(row.name.clone(), object);
+            sent.push((key.sequence, row));
+        }
+    }
+    let body = serde_json::to_string(&body)
+        .map_err(|_| StoreError::Corrupt("a signature to be uploaded".to_owned()))?;
+    Ok(Some(Outgoing {
+        id: RequestId(SIGNATURES.to_owned()),
+        http: HttpRequest::new(Method::Post, CLIENT, &["keys", "signatures", "upload"]).json(body),
+        kind: RequestKind::Signatures { sent },
+    }))
+}
+
+/// What the backup needs: to be asked for, or the next upload.
+fn backup(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
+    match snapshot.load::<BackupRecord>(&Only)? {
+        Some(BackupRecord::Unknown) if is_allowed(snapshot, key_backup::VERSION, now)? => {
+            Ok(Some(Outgoing {
+                id: RequestId(key_backup::VERSION.to_owned()),
+                http: HttpRequest::new(Method::Get, CLIENT, &["room_keys", "version"]),
+                kind: RequestKind::BackupVersion,
+            }))
+        }
+        Some(BackupRecord::Enabled { .. }) if is_allowed(snapshot, key_backup::UPLOAD, now)? => {
+            Ok(snapshot.load::<BackupBatchRecord>(&Only)?.map(|batch| Outgoing {
+                id: RequestId(key_backup::UPLOAD.to_owned()),
+                http: HttpRequest::new(Method::Put, CLIENT, &["room_keys", "keys"])
+                    .query("version", batch.version.clone())
+                    .json(batch.body.clone()),
+                kind: RequestKind::BackupUpload { sent: batch },
+            }))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The first request of the outbox: they go out one after the other.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use herold_store::records::{BackupBatchRecord, SignatureRecord};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 
 /// An HTTP method.
@@ -177,6 +178,9 @@ impl Outgoing {
             RequestKind::ToDevice { .. } => "send_to_device",
             RequestKind::Members { .. } => "members",
             RequestKind::Send { .. } => "send",
+            RequestKind::Signatures { .. } => "signatures_upload",
+            RequestKind::BackupVersion => "backup_version",
+            RequestKind::BackupUpload { .. } => "backup_upload",
         }
     }
 }
@@ -206,6 +210,14 @@ pub(crate) enum RequestKind {
     Send {
         sequence: u64,
         txn_id: OwnedTransactionId,
+    },
+    /// The signatures with their places.
+    Signatures {
+        sent: Vec<(u64, SignatureRecord)>,
+    },
+    BackupVersion,
+    BackupUpload {
+        sent: BackupBatchRecord,
     },
 }
 

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     DropReason, MachineError, Notice, claims,
     hot::Hot,
-    key_requests, timeline,
+    key_backup, key_requests, timeline,
     to_device::{OlmEvent, dropped},
     txn::Txn,
     wire::{RoomKeyContent, WithheldContent, parse},
@@ -58,7 +58,6 @@ pub(crate) fn handle_room_key(
         first_known_index: session.first_known_index(),
         shared_history: content.shared_history.unwrap_or(false),
         received_at: txn.cx.now,
-        backed_up: None,
         forwarders: Vec::new(),
     };
     match take(txn, hot, &key, record, session)? {
@@ -87,6 +86,7 @@ pub(crate) fn take(
     new: InboundSessionRecord,
     session: InboundGroupSession,
 ) -> Result<Taken, MachineError> {
+    let source = new.source;
     let record = match txn.load::<InboundSessionRecord>(key)? {
         None if !claims::make_room(txn, key, &new)? => return Ok(Taken::Refused),
         None => new,
@@ -97,6 +97,10 @@ pub(crate) fn take(
         },
     };
     txn.put(key, &record);
+    // What has come out of the backup is there already.
+    if source != KeySource::Backup {
+        key_backup::note(txn, key)?;
+    }
     let by_session = SessionKey { session_id: key.session_id.clone() };
     if !txn.contains::<SessionRoomRecord>(&by_session)? {
         txn.put(&by_session, &SessionRoomRecord { room_id: key.room_id.clone() });
@@ -157,7 +161,6 @@ fn merge(
     Ok(Ok(Some(InboundSessionRecord {
         pickle: ratchet.pickle,
         first_known_index: ratchet.first_known_index,
-        backed_up: None,
         ..claim
     })))
 }

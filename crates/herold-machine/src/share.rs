@@ -30,6 +30,7 @@ use crate::{
     devices::{self, GENERATION},
     grace,
     hot::Hot,
+    key_backup,
     messages::Messages,
     olm::{self, OwnIdentity},
     retired, rooms,
@@ -336,10 +337,10 @@ fn new_session(
             first_known_index: inbound.first_known_index(),
             shared_history: false,
             received_at: txn.cx.now,
-            backed_up: None,
             forwarders: Vec::new(),
         },
     );
+    key_backup::note(txn, &inbound_key)?;
     txn.put(
         &SessionKey { session_id: session_id.clone() },
         &SessionRoomRecord { room_id: room_id.to_owned() },

@@ -188,6 +188,19 @@ impl<'a, 'c> Txn<'a, 'c> {
         Ok(merged.into_values().collect())
     }
 
+    /// The first records of a table, the step's own changes included, in key order.
+    pub(crate) fn list_first<R: Record>(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<(R::Key, R)>, StoreError> {
+        if self.changes.rows(R::TABLE).next().is_none() {
+            return self.snapshot.list::<R>(&[], limit);
+        }
+        let mut all = self.list::<R>(&[])?;
+        all.truncate(limit);
+        Ok(all)
+    }
+
     /// The account, loaded if it is not at hand. It is costly to load: who only wants to know who this
     /// device is asks [`Txn::own`].
     pub(crate) fn account(&mut self) -> Result<&mut Account, MachineError> {

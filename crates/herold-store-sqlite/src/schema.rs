@@ -69,6 +69,12 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("sliding_sync", Shared(6)),
     Step::Table("to_device_queue", Large),
     Step::Table("untrusted_device", Small),
+    Step::Table("secret", Small),
+    Step::Table("pending_identity", Small),
+    Step::Table("signature", Large),
+    Step::Table("backup", Small),
+    Step::Table("backup_due", Small),
+    Step::Table("backup_batch", Large),
 ]];
 
 /// The newest version, which this code reads and writes.

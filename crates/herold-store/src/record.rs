@@ -100,6 +100,18 @@ tables! {
     ToDeviceQueue = "to_device_queue",
     /// Devices that a policy puts up with for a time.
     UntrustedDevice = "untrusted_device",
+    /// The user's own secrets.
+    Secret = "secret",
+    /// An identity that the homeserver may not have accepted yet.
+    PendingIdentity = "pending_identity",
+    /// Signatures to be uploaded.
+    Signature = "signature",
+    /// The key backup in use.
+    Backup = "backup",
+    /// Room keys to be uploaded to the backup.
+    BackupDue = "backup_due",
+    /// An upload to the backup under way.
+    BackupBatch = "backup_batch",
 }
 
 /// A typed record: its table, its key, and its bytes.

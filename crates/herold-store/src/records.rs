@@ -148,6 +148,13 @@ macro_rules! record {
     };
 }
 
+mod own;
+
+pub use own::{
+    BackupBatchRecord, BackupDueRecord, BackupRecord, PendingIdentityRecord, SecretRecord,
+    SignatureRecord,
+};
+
 /// The key of a table that has one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Only;
@@ -496,8 +503,6 @@ pub struct InboundSessionRecord {
     pub shared_history: bool,
     /// When it came.
     pub received_at: Timestamp,
-    /// The version of the backup that has it.
-    pub backed_up: Option<String>,
     /// The Curve25519 keys of the devices that passed it on, the last one last, as they say. Nothing is
     /// believed because of it.
     pub forwarders: Vec<Curve25519PublicKey>,

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::{
-    Device,
+    Anchor, Device,
     device::{canonical_without_unsigned, fits, text},
 };
 
@@ -196,10 +196,13 @@ pub struct Identity {
     pub self_signing: Ed25519PublicKey,
     /// The current user-signing key, signed by the master key; known for the own user only.
     pub user_signing: Option<Ed25519PublicKey>,
-    /// The master key that was first seen, or last acknowledged.
+    /// The master key that was first seen, or last acknowledged or verified.
     pub pinned_master: Ed25519PublicKey,
-    /// Whether the pinned identity was once verified. It is a memory, never a sign of trust.
+    /// Whether the pinned identity was once verified. It is a memory, never a sign of trust: if another master
+    /// key comes, that one has to be verified too, or the verification withdrawn.
     pub was_verified: bool,
+    /// Whether the current master key is verified, as [`Identity::evaluate`] last found.
+    pub verified: bool,
     /// Canonical JSON of the accepted key objects with their signatures, by usage.
     pub json: String,
 }
@@ -212,9 +215,9 @@ pub enum IdentityState {
     Pinned,
     /// The master key is another than the pinned one, and nobody has acknowledged it.
     PinViolation,
-    /// The master key was verified by the own user. Not produced yet.
+    /// The master key was verified by the own user.
     Verified,
-    /// A verified master key was replaced by one that is not. Not produced yet.
+    /// A verified master key was replaced by one that is not.
     VerificationViolation,
 }
 
@@ -237,12 +240,13 @@ impl Identity {
             user_signing: parsed.user_signing,
             pinned_master: parsed.master,
             was_verified: false,
+            verified: false,
             json: parsed.json,
         }
     }
 
-    /// This identity with the keys of a newer answer. The pin stays as it was, so that another
-    /// master key shows as a violation. An identity of another user changes nothing.
+    /// This identity with the keys of a newer answer, not yet evaluated. The pin stays as it was, so that
+    /// another master key shows as a violation. An identity of another user changes nothing.
     #[must_use]
     pub fn update(&self, parsed: ParsedIdentity) -> Self {
         if parsed.user_id != self.user_id {
@@ -258,20 +262,55 @@ impl Identity {
     /// How this identity stands to its pin.
     #[must_use]
     pub fn state(&self) -> IdentityState {
-        if self.master == self.pinned_master {
+        if self.verified {
+            IdentityState::Verified
+        } else if self.master == self.pinned_master {
             IdentityState::Pinned
+        } else if self.was_verified {
+            IdentityState::VerificationViolation
         } else {
             IdentityState::PinViolation
         }
     }
 
-    /// Pins the current master key: the app's user has seen that it changed and accepts it.
+    /// Pins the current master key: the app's user has seen that it changed and accepts it. For one who was
+    /// verified that is not enough: see [`Identity::withdraw_verification`].
     pub fn acknowledge(&mut self) {
-        self.pinned_master = self.master;
+        if self.state() == IdentityState::PinViolation {
+            self.pinned_master = self.master;
+        }
+    }
+
+    /// The app's user does not insist on the verification that was: the current master key is pinned, as one
+    /// that nobody has verified. Nothing happens to an identity that is verified.
+    pub fn withdraw_verification(&mut self) {
+        if !self.verified {
+            self.was_verified = false;
+            self.pinned_master = self.master;
+        }
+    }
+
+    /// Finds out whether this identity is verified: whether its master key is the own user's, or is signed by
+    /// the own user's user-signing key. A verified master key becomes the pinned one. `anchor` is `None`
+    /// as long as the own identity is not verified: then nobody's is.
+    pub fn evaluate(&mut self, anchor: Option<&Anchor>) {
+        self.verified = anchor.is_some_and(|anchor| anchor.vouches_for(self));
+        if self.verified {
+            self.was_verified = true;
+            self.pinned_master = self.master;
+        }
+    }
+
+    /// A key object as accepted, with its signatures.
+    #[must_use]
+    pub fn key_json(&self, usage: KeyUsage) -> Option<Value> {
+        let mut keys: Map<String, Value> = serde_json::from_str(&self.json).ok()?;
+        keys.remove(usage.as_str())
     }
 
     /// Whether `name` is the public key of one of the cross-signing keys, current or pinned.
-    fn has_key_named(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn has_key_named(&self, name: &str) -> bool {
         let name = name.trim_end_matches('=');
         [Some(self.master), Some(self.self_signing), self.user_signing, Some(self.pinned_master)]
             .into_iter()

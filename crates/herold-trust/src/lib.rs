@@ -6,6 +6,7 @@
 //! the others and everything known untouched.
 //!
 //! - [`device`](crate::Device): devices, their self-signature, and changes of them
+//! - [`anchor`](crate::Anchor): the own identity, and whom it vouches for
 //! - [`identity`](crate::Identity): cross-signing identities, their pins, and who signed which device
 //! - [`policy`](crate::Policy): what a deployment allows, and who may get a room key
 //! - [`rotation`](crate::EncryptionSettings): a room's encryption settings and session expiry
@@ -16,6 +17,7 @@
 //! recommendation to share room keys with cross-signed devices only.
 #![forbid(unsafe_code)]
 
+mod anchor;
 mod device;
 mod identity;
 mod policy;
@@ -25,6 +27,7 @@ mod shield;
 mod test_world;
 mod time;
 
+pub use anchor::Anchor;
 pub use device::{
     Device, DeviceChange, DeviceKeysError, KeyKind, MAX_KEYS_SIZE, compare, owns,
     parse_device_keys, parse_sender_device_keys,

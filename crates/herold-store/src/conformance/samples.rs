@@ -89,6 +89,7 @@ fn identity() -> Identity {
         user_signing: None,
         pinned_master: ed(),
         was_verified: true,
+        verified: false,
         json: "{}".to_owned(),
     }
 }
@@ -169,7 +170,6 @@ samples! {
             first_known_index: 7,
             shared_history: true,
             received_at: at(6),
-            backed_up: Some("3".to_owned()),
             forwarders: vec![curve()],
         },
     OutboundSessionRecord: RoomKey { room_id: room() } => OutboundSessionRecord {
@@ -310,6 +310,30 @@ samples! {
             state: ToDeviceState::Withheld("m.unverified".to_owned()),
         }],
         queued_at: at(16),
+    },
+    SecretRecord: NameKey { name: "m.cross_signing.master".to_owned() }
+        => SecretRecord { secret: SecretString::new("a secret".to_owned()), since: at(18) },
+    PendingIdentityRecord: Only => PendingIdentityRecord {
+        master: secret("master"),
+        self_signing: secret("self-signing"),
+        user_signing: secret("user-signing"),
+    },
+    SignatureRecord: SequenceKey { sequence: 6 } => SignatureRecord {
+        user_id: user(),
+        name: "HEROLDDEV".to_owned(),
+        object: "{}".to_owned(),
+    },
+    BackupRecord: Only
+        => BackupRecord::Enabled { version: "7".to_owned(), public_key: "key".to_owned() },
+    BackupDueRecord: InboundSessionKey {
+        room_id: room(),
+        session_id: session(),
+        sender_key: curve(),
+    } => BackupDueRecord,
+    BackupBatchRecord: Only => BackupBatchRecord {
+        version: "7".to_owned(),
+        keys: vec![vec![1, 2, 3]],
+        body: "{}".to_owned(),
     },
     UntrustedDeviceRecord: DeviceKey { user_id: user(), device_id: device_id() }
         => UntrustedDeviceRecord { ed25519: ed(), first_seen: at(17) },

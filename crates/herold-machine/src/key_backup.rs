@@ -1,0 +1,473 @@
+//! The key backup on the homeserver: which one is trusted, what is uploaded to it, and what is taken from it
+//! (Matrix specification, "Server-side key backups").
+//!
+//! Nothing is uploaded to a backup that is neither signed by the verified own identity nor the one whose private key is
+//! here (attack N09). Whoever knows the public key can write into a backup, so what comes out of it proves nothing
+//! of who made it, and never takes the place of what came by Olm (attack N10).
+
+use std::collections::BTreeMap;
+
+use herold_crypto::{
+    BACKUP_ALGORITHM, BackupDecryptionKey, BackupPublicKey, EncryptedSessionData, SecretString,
+    SessionData, SessionId, SigningKey, verify_json,
+};
+use herold_store::{
+    RecordKey as _, Snapshot, SnapshotExt as _, StoreError,
+    records::{
+        BackupBatchRecord, BackupDueRecord, BackupRecord, InboundSessionKey, InboundSessionRecord,
+        NameKey, Only, SecretRecord,
+    },
+};
+use herold_trust::KeySource;
+use ruma::OwnedRoomId;
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    Answer, MachineError, Notice,
+    hot::Hot,
+    own_identity,
+    room_keys::{self, Taken},
+    txn::Txn,
+};
+
+/// The name of the private key in secret storage.
+pub(crate) const SECRET: &str = "m.megolm_backup.v1";
+/// The private key of a backup that the homeserver may not have yet.
+const PENDING: &str = "m.megolm_backup.v1/pending";
+/// The requests, and their back-off records.
+pub(crate) const VERSION: &str = "room_keys/version";
+pub(crate) const UPLOAD: &str = "room_keys/keys";
+/// As many keys are uploaded at once.
+const KEYS_PER_UPLOAD: usize = 100;
+
+/// How things stand with the backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackupStatus {
+    /// The version on the homeserver, as far as known.
+    pub version: Option<String>,
+    /// Room keys are uploaded to it.
+    pub enabled: bool,
+    /// It is signed by the verified own identity, or its private key is here.
+    pub trusted: bool,
+    /// The private key of it is here: it can be restored from.
+    pub has_key: bool,
+    /// As many room keys are still to be uploaded.
+    pub pending: usize,
+}
+
+/// What a restore has brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Room keys that are known now and were not, or not so well.
+    pub new: usize,
+    /// Room keys that say nothing new.
+    pub known: usize,
+    /// Entries that are damaged, not for this key, or contradict what is known.
+    pub refused: usize,
+}
+
+/// A room key out of a backup or a file. Nothing vouches for what it claims.
+#[derive(Clone, Debug)]
+pub struct RestoredKey {
+    /// The room it is said to be for.
+    pub room_id: OwnedRoomId,
+    /// The session's id.
+    pub session_id: SessionId,
+    /// The key.
+    pub data: SessionData,
+}
+
+/// `GET /room_keys/version`.
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+    algorithm: String,
+    auth_data: Value,
+}
+
+fn crypto(error: impl std::fmt::Display) -> MachineError {
+    MachineError::Crypto(error.to_string())
+}
+
+fn name(name: &str) -> NameKey {
+    NameKey { name: name.to_owned() }
+}
+
+/// The private key that is here, whatever backup it is of.
+fn private_key(record: Option<SecretRecord>) -> Result<Option<BackupDecryptionKey>, StoreError> {
+    record
+        .map(|record| {
+            BackupDecryptionKey::from_secret(&record.secret)
+                .map_err(|_| StoreError::Corrupt("the backup's private key".to_owned()))
+        })
+        .transpose()
+}
+
+/// The state.
+pub(crate) fn status(snapshot: &dyn Snapshot) -> Result<BackupStatus, MachineError> {
+    let key = private_key(snapshot.load(&name(SECRET))?)?;
+    let pending = snapshot.list::<BackupDueRecord>(&[], usize::MAX)?.len();
+    let under_way = snapshot.load::<BackupBatchRecord>(&Only)?.map_or(0, |batch| batch.keys.len());
+    Ok(match snapshot.load::<BackupRecord>(&Only)? {
+        None | Some(BackupRecord::Unknown | BackupRecord::Absent) => BackupStatus::default(),
+        Some(BackupRecord::Untrusted { version }) => {
+            BackupStatus { version: Some(version), ..BackupStatus::default() }
+        }
+        Some(BackupRecord::Enabled { version, public_key }) => BackupStatus {
+            version: Some(version),
+            enabled: true,
+            trusted: true,
+            has_key: key.is_some_and(|key| key.public_key().to_base64() == public_key),
+            pending: pending + under_way,
+        },
+    })
+}
+
+/// The private key of the backup in use, to restore with.
+pub(crate) fn decryption_key(
+    snapshot: &dyn Snapshot,
+) -> Result<Option<(String, BackupDecryptionKey)>, MachineError> {
+    let Some(BackupRecord::Enabled { version, public_key }) = snapshot.load(&Only)? else {
+        return Ok(None);
+    };
+    let key = private_key(snapshot.load(&name(SECRET))?)?;
+    Ok(key.filter(|key| key.public_key().to_base64() == public_key).map(|key| (version, key)))
+}
+
+/// The homeserver is to be asked for its backup: there may be one to trust now.
+pub(crate) fn ask(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    if !matches!(txn.load::<BackupRecord>(&Only)?, Some(BackupRecord::Enabled { .. })) {
+        txn.put(&Only, &BackupRecord::Unknown);
+    }
+    Ok(())
+}
+
+/// The homeserver's backup is to be looked at again, whatever is known.
+pub(crate) fn look_again(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    stop(txn)?;
+    txn.put(&Only, &BackupRecord::Unknown);
+    Ok(())
+}
+
+/// Takes the answer of `GET /room_keys/version`.
+pub(crate) fn handle_version(
+    txn: &mut Txn<'_, '_>,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    if txn.load::<BackupRecord>(&Only)? != Some(BackupRecord::Unknown) {
+        return Ok(()); // settled meanwhile
+    }
+    let Some(body) = answer.success() else {
+        if answer.is_transient() {
+            txn.failed(VERSION, answer.retry_after())?;
+        } else {
+            txn.answered(VERSION)?;
+            txn.put(&Only, &BackupRecord::Absent);
+        }
+        return Ok(());
+    };
+    txn.answered(VERSION)?;
+    let Ok(found) = serde_json::from_slice::<Version>(body) else {
+        txn.put(&Only, &BackupRecord::Absent);
+        return Ok(txn.notice(Notice::BackupRefused)?);
+    };
+    match trusted_key(txn, &found)? {
+        Some(key) => enable(txn, found.version, &key),
+        None => {
+            txn.put(&Only, &BackupRecord::Untrusted { version: found.version });
+            Ok(txn.notice(Notice::BackupRefused)?)
+        }
+    }
+}
+
+/// The public key of a backup that is trusted.
+fn trusted_key(
+    txn: &Txn<'_, '_>,
+    found: &Version,
+) -> Result<Option<BackupPublicKey>, MachineError> {
+    if found.algorithm != BACKUP_ALGORITHM {
+        return Ok(None);
+    }
+    let text = found.auth_data.get("public_key").and_then(Value::as_str).unwrap_or_default();
+    let Ok(public) = BackupPublicKey::from_base64(text) else { return Ok(None) };
+    if let Some(own) = private_key(txn.load(&name(SECRET))?)?
+        && own.public_key() == public
+    {
+        return Ok(Some(public));
+    }
+    // A device's signature is not enough: who has been one of our devices for a day could have made it.
+    let own = txn.own();
+    let signed = own_identity::verified_master(txn)?.is_some_and(|master| {
+        let key_id = format!("ed25519:{}", master.to_base64());
+        verify_json(&master, own.user_id.as_str(), &key_id, &found.auth_data).is_ok()
+    });
+    let current = own_identity::anchor(txn)?.is_some();
+    Ok(Some(public).filter(|_| signed && current))
+}
+
+/// Room keys go to this backup from now on; each that is here is uploaded.
+fn enable(
+    txn: &mut Txn<'_, '_>,
+    version: String,
+    key: &BackupPublicKey,
+) -> Result<(), MachineError> {
+    let record = BackupRecord::Enabled { version: version.clone(), public_key: key.to_base64() };
+    txn.put(&Only, &record);
+    txn.delete::<BackupBatchRecord>(&Only);
+    for (key, _) in txn.list::<InboundSessionRecord>(&[])? {
+        txn.put(&key, &BackupDueRecord);
+    }
+    txn.require_full();
+    Ok(txn.notice(Notice::BackupEnabled { version })?)
+}
+
+/// Nothing is uploaded any more.
+fn stop(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    if txn.contains::<BackupBatchRecord>(&Only)? {
+        txn.delete::<BackupBatchRecord>(&Only);
+    }
+    for (key, _) in txn.list::<BackupDueRecord>(&[])? {
+        txn.delete::<BackupDueRecord>(&key);
+    }
+    Ok(())
+}
+
+/// Begins to make a backup: the body of `POST /room_keys/version`, with the same key until it is there. Signed by the own
+/// identity, which has to be here.
+pub(crate) fn prepare(txn: &mut Txn<'_, '_>) -> Result<String, MachineError> {
+    let pending = match private_key(txn.load(&name(PENDING))?)? {
+        Some(key) => key,
+        None => {
+            let key = BackupDecryptionKey::generate(txn.cx.entropy);
+            let since = txn.cx.now;
+            txn.put(&name(PENDING), &SecretRecord { secret: key.to_secret(), since });
+            txn.require_full();
+            key
+        }
+    };
+    let own = txn.own();
+    let mut auth_data = json!({ "public_key": pending.public_key().to_base64() });
+    let master: SigningKey = own_identity::master_key(txn)?.ok_or(MachineError::UnknownIdentity)?;
+    master.sign_json(own.user_id.as_str(), &mut auth_data).map_err(crypto)?;
+    txn.account()?
+        .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut auth_data)
+        .map_err(crypto)?;
+    Ok(json!({ "algorithm": BACKUP_ALGORITHM, "auth_data": auth_data }).to_string())
+}
+
+/// The homeserver has accepted what [`prepare`] gave, as this version. Answers whether there was something.
+pub(crate) fn created(txn: &mut Txn<'_, '_>, version: String) -> Result<bool, MachineError> {
+    let Some(record) = txn.load::<SecretRecord>(&name(PENDING))? else { return Ok(false) };
+    let Some(key) = private_key(Some(record.clone()))? else { return Ok(false) };
+    txn.put(&name(SECRET), &record);
+    txn.delete::<SecretRecord>(&name(PENDING));
+    enable(txn, version, &key.public_key())?;
+    Ok(true)
+}
+
+/// Takes the backup's private key from secret storage or from another device. It is kept if it is that of the backup on
+/// the homeserver, whose public key `auth_data` names. Answers whether it is.
+pub(crate) fn import_key(
+    txn: &mut Txn<'_, '_>,
+    secret: &SecretString,
+    version: &[u8],
+) -> Result<bool, MachineError> {
+    let Ok(found) = serde_json::from_slice::<Version>(version) else { return Ok(false) };
+    let Ok(key) = BackupDecryptionKey::from_secret(secret) else { return Ok(false) };
+    let text = found.auth_data.get("public_key").and_then(Value::as_str).unwrap_or_default();
+    let published = BackupPublicKey::from_base64(text);
+    if found.algorithm != BACKUP_ALGORITHM || published.ok() != Some(key.public_key()) {
+        return Ok(false);
+    }
+    let since = txn.cx.now;
+    txn.put(&name(SECRET), &SecretRecord { secret: key.to_secret(), since });
+    txn.require_full();
+    enable(txn, found.version, &key.public_key())?;
+    Ok(true)
+}
+
+/// A room key has come that the backup does not have, or not so well.
+pub(crate) fn note(txn: &mut Txn<'_, '_>, key: &InboundSessionKey) -> Result<(), MachineError> {
+    if matches!(txn.load::<BackupRecord>(&Only)?, Some(BackupRecord::Enabled { .. })) {
+        txn.put(key, &BackupDueRecord);
+    }
+    Ok(())
+}
+
+/// Makes the next upload, unless one is under way.
+pub(crate) fn advance(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let Some(BackupRecord::Enabled { version, public_key }) = txn.load(&Only)? else {
+        return Ok(());
+    };
+    if txn.contains::<BackupBatchRecord>(&Only)? {
+        return Ok(());
+    }
+    let due = txn.list_first::<BackupDueRecord>(KEYS_PER_UPLOAD)?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    let public = BackupPublicKey::from_base64(&public_key)
+        .map_err(|_| StoreError::Corrupt("the backup's public key".to_owned()))?;
+    let mut rooms: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
+    let mut keys = Vec::new();
+    for (key, _) in due {
+        keys.push(key.to_bytes());
+        txn.delete::<BackupDueRecord>(&key);
+        // Of several claims to one session the one that came by Olm first is worth keeping.
+        let claims = txn
+            .list::<InboundSessionRecord>(&InboundSessionKey::of(&key.room_id, &key.session_id))?;
+        let best = claims.into_iter().min_by_key(|(_, record)| {
+            (record.source != KeySource::Olm, record.first_known_index, record.received_at)
+        });
+        let Some((_, record)) = best else { continue };
+        let Some(entry) = entry(txn, &public, &record)? else { continue };
+        rooms
+            .entry(key.room_id.to_string())
+            .or_default()
+            .insert(key.session_id.as_str().to_owned(), entry);
+    }
+    let rooms: BTreeMap<String, Value> =
+        rooms.into_iter().map(|(room, sessions)| (room, json!({ "sessions": sessions }))).collect();
+    let body = json!({ "rooms": rooms }).to_string();
+    txn.put(&Only, &BackupBatchRecord { version, keys, body });
+    Ok(())
+}
+
+/// One entry of an upload.
+fn entry(
+    txn: &mut Txn<'_, '_>,
+    public: &BackupPublicKey,
+    record: &InboundSessionRecord,
+) -> Result<Option<Value>, MachineError> {
+    let mut session = room_keys::restore(record)?;
+    let Some(session_key) = session.export_at(record.first_known_index) else { return Ok(None) };
+    let data = SessionData {
+        sender_key: record.sender_key,
+        claimed_ed25519: record.sender_ed25519,
+        forwarding_chain: record.forwarders.iter().map(|key| key.to_base64()).collect(),
+        session_key,
+        shared_history: record.shared_history,
+    };
+    Ok(Some(json!({
+        "first_message_index": record.first_known_index,
+        "forwarded_count": record.forwarders.len(),
+        "is_verified": record.source == KeySource::Olm,
+        "session_data": public.encrypt(&data, txn.cx.entropy),
+    })))
+}
+
+/// Takes the answer of an upload.
+pub(crate) fn handle_upload(
+    txn: &mut Txn<'_, '_>,
+    sent: &BackupBatchRecord,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    if txn.load::<BackupBatchRecord>(&Only)?.as_ref() != Some(sent) {
+        return Ok(()); // another backup is in use by now
+    }
+    if answer.success().is_some() {
+        txn.answered(UPLOAD)?;
+        txn.delete::<BackupBatchRecord>(&Only);
+        return advance(txn);
+    }
+    if answer.is_transient() {
+        txn.failed(UPLOAD, answer.retry_after())?;
+        return Ok(());
+    }
+    // Another version is in use, or none: nothing more goes anywhere until it is known what to trust. All keys are
+    // uploaded to whatever comes next.
+    txn.answered(UPLOAD)?;
+    look_again(txn)?;
+    Ok(txn.notice(Notice::BackupStopped { errcode: answer.errcode() })?)
+}
+
+/// Decrypts the entries of a download (`GET /room_keys/keys`, or a part of it in the same shape): arithmetic only, to be done
+/// wherever there is a processor. Answers the keys and how many entries were bad.
+#[must_use]
+pub fn open_backup(key: &BackupDecryptionKey, body: &[u8]) -> Option<(Vec<RestoredKey>, usize)> {
+    #[derive(Deserialize)]
+    struct Rooms<'a> {
+        #[serde(borrow)]
+        rooms: BTreeMap<&'a str, &'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Sessions<'a> {
+        #[serde(borrow)]
+        sessions: BTreeMap<&'a str, &'a RawValue>,
+    }
+    let body: Rooms<'_> = serde_json::from_slice(body).ok()?;
+    let (mut restored, mut refused) = (Vec::new(), 0);
+    for (room_id, raw) in body.rooms {
+        let Ok(room_id) = OwnedRoomId::try_from(room_id) else {
+            refused += 1;
+            continue;
+        };
+        let Ok(sessions) = serde_json::from_str::<Sessions<'_>>(raw.get()) else {
+            refused += 1;
+            continue;
+        };
+        for (session_id, raw) in sessions.sessions {
+            match open_entry(key, raw) {
+                Some(data) => restored.push(RestoredKey {
+                    room_id: room_id.clone(),
+                    session_id: SessionId::new(session_id),
+                    data,
+                }),
+                None => refused += 1,
+            }
+        }
+    }
+    Some((restored, refused))
+}
+
+/// Decrypts one entry (`KeyBackupData`).
+#[must_use]
+pub fn open_entry(key: &BackupDecryptionKey, raw: &RawValue) -> Option<SessionData> {
+    #[derive(Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow)]
+        session_data: EncryptedSessionData<'a>,
+    }
+    let entry: Entry<'_> = serde_json::from_str(raw.get()).ok()?;
+    key.decrypt(&entry.session_data).ok()
+}
+
+/// Takes room keys that came out of a backup or a file.
+pub(crate) fn import(
+    txn: &mut Txn<'_, '_>,
+    hot: &mut Hot,
+    keys: Vec<RestoredKey>,
+    source: KeySource,
+) -> Result<Imported, MachineError> {
+    let mut imported = Imported::default();
+    for restored in keys {
+        let Ok(session) = restored.data.open(&restored.session_id) else {
+            imported.refused += 1;
+            continue;
+        };
+        let sender_key = restored.data.sender_key;
+        let key = InboundSessionKey {
+            room_id: restored.room_id,
+            session_id: restored.session_id,
+            sender_key,
+        };
+        let record = InboundSessionRecord {
+            pickle: session.to_record(),
+            sender_key,
+            sender_ed25519: restored.data.claimed_ed25519,
+            sender: None,
+            source,
+            first_known_index: session.first_known_index(),
+            shared_history: restored.data.shared_history,
+            received_at: txn.cx.now,
+            forwarders: Vec::new(),
+        };
+        match room_keys::take(txn, hot, &key, record, session)? {
+            Taken::New => imported.new += 1,
+            Taken::Known => imported.known += 1,
+            Taken::Refused => imported.refused += 1,
+        }
+    }
+    Ok(imported)
+}

@@ -1,0 +1,447 @@
+//! The user's own cross-signing identity: made, published, taken over from another device, and used to sign
+//! (Matrix specification, "Cross-signing").
+//!
+//! The private keys lie among the user's secrets. Each is used only while it is the private half of the key that
+//! is published: a homeserver that publishes another identity makes them useless, and takes none away.
+
+use herold_crypto::{Ed25519PublicKey, SecretString, SigningKey};
+use herold_store::{
+    Snapshot, SnapshotExt as _, StoreError,
+    records::{
+        DeviceKey, DeviceRecord, IdentityRecord, NameKey, Only, PendingIdentityRecord,
+        SecretRecord, SequenceKey, SignatureRecord, TrackedUserRecord, UserKey,
+        VerifiedIdentityRecord,
+    },
+};
+use herold_trust::{Anchor, Device, Identity, KeyUsage, is_cross_signed, parse_identity};
+use ruma::UserId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    Answer, MachineError, Notice, devices, key_backup, key_requests, txn::Txn, wire::RawMap,
+};
+
+/// The counter of signatures to be uploaded, and the back-off record of their upload.
+pub(crate) const SIGNATURES: &str = "keys/signatures/upload";
+
+/// The name of a private key in secret storage.
+const fn secret_name(usage: KeyUsage) -> &'static str {
+    match usage {
+        KeyUsage::Master => "m.cross_signing.master",
+        KeyUsage::SelfSigning => "m.cross_signing.self_signing",
+        KeyUsage::UserSigning => "m.cross_signing.user_signing",
+    }
+}
+
+/// The three roles.
+const USAGES: [KeyUsage; 3] = [KeyUsage::Master, KeyUsage::SelfSigning, KeyUsage::UserSigning];
+
+fn crypto(error: impl std::fmt::Display) -> MachineError {
+    MachineError::Crypto(error.to_string())
+}
+
+fn own_identity(txn: &Txn<'_, '_>) -> Result<Option<Identity>, MachineError> {
+    let key = UserKey { user_id: txn.own().user_id.clone() };
+    Ok(txn.load::<IdentityRecord>(&key)?.map(|record| record.identity))
+}
+
+/// The published key of a role.
+fn published_key(identity: &Identity, usage: KeyUsage) -> Option<Ed25519PublicKey> {
+    match usage {
+        KeyUsage::Master => Some(identity.master),
+        KeyUsage::SelfSigning => Some(identity.self_signing),
+        KeyUsage::UserSigning => identity.user_signing,
+    }
+}
+
+/// The private key of a role, if it is the private half of the published one.
+fn matching(
+    record: Option<SecretRecord>,
+    identity: &Identity,
+    usage: KeyUsage,
+) -> Result<Option<SigningKey>, MachineError> {
+    let Some(record) = record else { return Ok(None) };
+    let key = SigningKey::from_secret(&record.secret)
+        .map_err(|_| StoreError::Corrupt("a private key of the own identity".to_owned()))?;
+    Ok(Some(key).filter(|key| Some(key.public_key()) == published_key(identity, usage)))
+}
+
+fn private_key(
+    txn: &Txn<'_, '_>,
+    identity: &Identity,
+    usage: KeyUsage,
+) -> Result<Option<SigningKey>, MachineError> {
+    let name = NameKey { name: secret_name(usage).to_owned() };
+    matching(txn.load(&name)?, identity, usage)
+}
+
+/// The private master key.
+pub(crate) fn master_key(txn: &Txn<'_, '_>) -> Result<Option<SigningKey>, MachineError> {
+    match own_identity(txn)? {
+        Some(identity) => private_key(txn, &identity, KeyUsage::Master),
+        None => Ok(None),
+    }
+}
+
+/// Whether the private keys of the published identity are here: master, self-signing, user-signing.
+pub(crate) fn private_keys(
+    snapshot: &dyn Snapshot,
+    own: &UserId,
+) -> Result<[bool; 3], MachineError> {
+    let mut here = [false; 3];
+    let user = UserKey { user_id: own.to_owned() };
+    let Some(record) = snapshot.load::<IdentityRecord>(&user)? else { return Ok(here) };
+    for (usage, here) in USAGES.into_iter().zip(&mut here) {
+        let name = NameKey { name: secret_name(usage).to_owned() };
+        *here = matching(snapshot.load(&name)?, &record.identity, usage)?.is_some();
+    }
+    Ok(here)
+}
+
+/// The body of `/keys/device_signing/upload` for an identity that the homeserver may not have accepted yet. It is made if
+/// there is none: the same one is uploaded until it was accepted, whatever dies in between. `None` if the
+/// published identity is this device's to use already, unless it is to be replaced.
+pub(crate) fn prepare(
+    txn: &mut Txn<'_, '_>,
+    replace: bool,
+) -> Result<Option<String>, MachineError> {
+    let pending = match txn.load::<PendingIdentityRecord>(&Only)? {
+        Some(pending) => pending,
+        None => {
+            if !replace && has_all(txn)? {
+                return Ok(None);
+            }
+            let mut make = || SigningKey::generate(txn.cx.entropy).to_record();
+            let (master, self_signing, user_signing) = (make(), make(), make());
+            let pending = PendingIdentityRecord { master, self_signing, user_signing };
+            txn.put(&Only, &pending);
+            // What the server has accepted must not be gone.
+            txn.require_full();
+            pending
+        }
+    };
+    let [master, self_signing, user_signing] = key_objects(txn, &pending)?;
+    let body = json!({
+        "master_key": master,
+        "self_signing_key": self_signing,
+        "user_signing_key": user_signing,
+    });
+    Ok(Some(body.to_string()))
+}
+
+/// Whether the published identity is this device's to use.
+fn has_all(txn: &Txn<'_, '_>) -> Result<bool, MachineError> {
+    let Some(identity) = own_identity(txn)? else { return Ok(false) };
+    for usage in USAGES {
+        if private_key(txn, &identity, usage)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The keys of a pending identity.
+fn pending_keys(pending: &PendingIdentityRecord) -> Result<[SigningKey; 3], MachineError> {
+    let read = |record: &herold_crypto::SecretBytes| {
+        SigningKey::from_record(record.as_slice())
+            .map_err(|_| StoreError::Corrupt("a pending identity".to_owned()))
+    };
+    Ok([read(&pending.master)?, read(&pending.self_signing)?, read(&pending.user_signing)?])
+}
+
+/// The three key objects, signed: the master key by this device, the others by the master key.
+fn key_objects(
+    txn: &mut Txn<'_, '_>,
+    pending: &PendingIdentityRecord,
+) -> Result<[Value; 3], MachineError> {
+    let own = txn.own();
+    let keys = pending_keys(pending)?;
+    let [master, ..] = &keys;
+    let mut objects = [Value::Null, Value::Null, Value::Null];
+    for ((key, usage), object) in keys.iter().zip(USAGES).zip(&mut objects) {
+        let public = key.public_key().to_base64();
+        *object = json!({
+            "user_id": own.user_id,
+            "usage": [usage.as_str()],
+            "keys": { format!("ed25519:{public}"): public },
+        });
+        if usage == KeyUsage::Master {
+            txn.account()?
+                .sign_json(own.user_id.as_str(), own.device_id.as_str(), object)
+                .map_err(crypto)?;
+        } else {
+            master.sign_json(own.user_id.as_str(), object).map_err(crypto)?;
+        }
+    }
+    Ok(objects)
+}
+
+/// The homeserver has accepted the pending identity: from now on it is the user's own, verified on this device, which
+/// is signed by it. Answers whether there was one.
+pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
+    let Some(pending) = txn.load::<PendingIdentityRecord>(&Only)? else { return Ok(false) };
+    let own = txn.own();
+    let [master, self_signing, user_signing] = key_objects(txn, &pending)?;
+    let parsed = parse_identity(&own.user_id, &master, &self_signing, Some(&user_signing))
+        .map_err(crypto)?;
+    let key = UserKey { user_id: own.user_id.clone() };
+    let now = txn.cx.now;
+    let verified = VerifiedIdentityRecord { master: parsed.master(), verified_at: now };
+    let record = match txn.load::<IdentityRecord>(&key)? {
+        Some(known) => IdentityRecord { identity: known.identity.update(parsed), ..known },
+        None => IdentityRecord { identity: Identity::pin(parsed), first_seen: now },
+    };
+    txn.put(&key, &record);
+    txn.put(&key, &verified);
+    for (key, usage) in pending_keys(&pending)?.iter().zip(USAGES) {
+        let name = NameKey { name: secret_name(usage).to_owned() };
+        txn.put(&name, &SecretRecord { secret: key.to_secret(), since: now });
+    }
+    txn.delete::<PendingIdentityRecord>(&Only);
+    txn.require_full();
+    became_sure(txn)?;
+    Ok(true)
+}
+
+/// The own identity is verified now, or its keys have come: whom it vouches for is looked at anew, and this device signed.
+fn became_sure(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    evaluate_all(txn)?;
+    let own = txn.own();
+    let tracked = UserKey { user_id: own.user_id.clone() };
+    let record = txn.load::<TrackedUserRecord>(&tracked)?.unwrap_or_default();
+    devices::mark_outdated(txn, &tracked, record)?;
+    key_requests::look_again(txn)?;
+    key_backup::ask(txn)?;
+    sign_own_device(txn)
+}
+
+/// Signs this device, if it is not signed and the key is here.
+pub(crate) fn sign_own_device(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let Some(identity) = own_identity(txn)? else { return Ok(()) };
+    let own = txn.own();
+    if anchor(txn)?.is_none() || identity.has_key_named(own.device_id.as_str()) {
+        return Ok(());
+    }
+    let key = DeviceKey { user_id: own.user_id.clone(), device_id: own.device_id.clone() };
+    let listed: Option<DeviceRecord> = txn.load(&key)?;
+    let signed = listed.is_some_and(|record| is_cross_signed(&record.device, Some(&identity)));
+    if signed || waits(txn, &own.user_id, own.device_id.as_str())? {
+        return Ok(());
+    }
+    let Some(key) = private_key(txn, &identity, KeyUsage::SelfSigning)? else { return Ok(()) };
+    let object = serde_json::from_str(&own.signed_keys)
+        .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
+    queue_signature(txn, &key, &own.user_id, own.device_id.as_str(), object)
+}
+
+/// Signs another device of the own user, whose keys were verified. The device is one of the caller's looking up: its
+/// keys are what is signed.
+pub(crate) fn sign_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
+    let own = txn.own();
+    let Some(identity) = own_identity(txn)? else { return Ok(false) };
+    // A device id that is a cross-signing key would turn the signature into one of that key (attack N04).
+    if device.user_id != own.user_id
+        || anchor(txn)?.is_none()
+        || identity.has_key_named(device.device_id.as_str())
+    {
+        return Ok(false);
+    }
+    let Some(key) = private_key(txn, &identity, KeyUsage::SelfSigning)? else { return Ok(false) };
+    let object = serde_json::from_str(&device.signed_json)
+        .map_err(|_| StoreError::Corrupt("a device's signed keys".to_owned()))?;
+    queue_signature(txn, &key, &own.user_id, device.device_id.as_str(), object)?;
+    Ok(true)
+}
+
+/// Signs another user's master key, which was verified: `master` is the key that was, and nothing is signed if it is
+/// not the published one.
+pub(crate) fn sign_user(
+    txn: &mut Txn<'_, '_>,
+    user_id: &UserId,
+    master: &Ed25519PublicKey,
+) -> Result<bool, MachineError> {
+    let Some(identity) = own_identity(txn)? else { return Ok(false) };
+    let theirs: Option<IdentityRecord> = txn.load(&UserKey { user_id: user_id.to_owned() })?;
+    let theirs = theirs.map(|record| record.identity).filter(|theirs| theirs.master == *master);
+    let Some(theirs) = theirs else { return Ok(false) };
+    if anchor(txn)?.is_none() || user_id == txn.own().user_id {
+        return Ok(false);
+    }
+    let Some(key) = private_key(txn, &identity, KeyUsage::UserSigning)? else { return Ok(false) };
+    let object = theirs
+        .key_json(KeyUsage::Master)
+        .ok_or_else(|| StoreError::Corrupt("a user's identity".to_owned()))?;
+    queue_signature(txn, &key, user_id, &master.to_base64(), object)?;
+    Ok(true)
+}
+
+/// The own master key was verified in another way than by having its private half: by comparing it.
+pub(crate) fn verified_own(
+    txn: &mut Txn<'_, '_>,
+    master: &Ed25519PublicKey,
+) -> Result<bool, MachineError> {
+    let Some(identity) = own_identity(txn)?.filter(|identity| identity.master == *master) else {
+        return Ok(false);
+    };
+    let own = txn.own();
+    let key = UserKey { user_id: own.user_id.clone() };
+    let now = txn.cx.now;
+    txn.put(&key, &VerifiedIdentityRecord { master: *master, verified_at: now });
+    txn.require_full();
+    // Other devices learn from the device's signature that this one trusts the identity.
+    let mut object = identity
+        .key_json(KeyUsage::Master)
+        .ok_or_else(|| StoreError::Corrupt("the own identity".to_owned()))?;
+    strip(&mut object);
+    txn.account()?
+        .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut object)
+        .map_err(crypto)?;
+    put_signature(txn, &own.user_id, &master.to_base64(), &object)?;
+    became_sure(txn)?;
+    Ok(true)
+}
+
+/// Takes a private key of the own identity that came out of secret storage or from another device. Answers whether it
+/// is the published key's; anything else changes nothing.
+pub(crate) fn import(
+    txn: &mut Txn<'_, '_>,
+    name: &str,
+    secret: &SecretString,
+) -> Result<bool, MachineError> {
+    let Some(usage) = USAGES.into_iter().find(|usage| secret_name(*usage) == name) else {
+        return Ok(false);
+    };
+    let Some(identity) = own_identity(txn)? else { return Ok(false) };
+    let Ok(key) = SigningKey::from_secret(secret) else { return Ok(false) };
+    if Some(key.public_key()) != published_key(&identity, usage) {
+        return Ok(false);
+    }
+    let since = txn.cx.now;
+    let name = NameKey { name: name.to_owned() };
+    txn.put(&name, &SecretRecord { secret: key.to_secret(), since });
+    if usage == KeyUsage::Master {
+        // Who has the private half needs nobody's word for it.
+        let key = UserKey { user_id: txn.own().user_id.clone() };
+        let verified = VerifiedIdentityRecord { master: identity.master, verified_at: since };
+        txn.put(&key, &verified);
+    }
+    txn.require_full();
+    became_sure(txn)?;
+    Ok(true)
+}
+
+/// The own user's master key that was verified on this device.
+pub(crate) fn verified_master(txn: &Txn<'_, '_>) -> Result<Option<Ed25519PublicKey>, MachineError> {
+    let key = UserKey { user_id: txn.own().user_id.clone() };
+    Ok(txn.load::<VerifiedIdentityRecord>(&key)?.map(|record| record.master))
+}
+
+/// The own identity, if it is verified on this device.
+pub(crate) fn anchor(txn: &Txn<'_, '_>) -> Result<Option<Anchor>, MachineError> {
+    let verified = verified_master(txn)?;
+    Ok(own_identity(txn)?.and_then(|identity| Anchor::new(&identity, verified.as_ref())))
+}
+
+/// Looks at all identities anew: the own one has changed, or is verified now.
+pub(crate) fn evaluate_all(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let anchor = anchor(txn)?;
+    for (key, mut record) in txn.list::<IdentityRecord>(&[])? {
+        let before = record.identity.clone();
+        record.identity.evaluate(anchor.as_ref());
+        if record.identity != before {
+            txn.put(&key, &record);
+        }
+    }
+    txn.next_number(devices::GENERATION)?;
+    Ok(())
+}
+
+fn strip(object: &mut Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.remove("signatures");
+        object.remove("unsigned");
+    }
+}
+
+/// Whether a signature of this key is to be uploaded already.
+fn waits(txn: &Txn<'_, '_>, user_id: &UserId, name: &str) -> Result<bool, MachineError> {
+    let rows = txn.list::<SignatureRecord>(&[])?;
+    Ok(rows.iter().any(|(_, row)| row.user_id == user_id && row.name == name))
+}
+
+fn queue_signature(
+    txn: &mut Txn<'_, '_>,
+    key: &SigningKey,
+    user_id: &UserId,
+    name: &str,
+    mut object: Value,
+) -> Result<(), MachineError> {
+    // Only our own signature is uploaded; those of others are theirs to give.
+    strip(&mut object);
+    key.sign_json(txn.own().user_id.as_str(), &mut object).map_err(crypto)?;
+    put_signature(txn, user_id, name, &object)
+}
+
+fn put_signature(
+    txn: &mut Txn<'_, '_>,
+    user_id: &UserId,
+    name: &str,
+    object: &Value,
+) -> Result<(), MachineError> {
+    let sequence = txn.next_number(SIGNATURES)?;
+    txn.put(
+        &SequenceKey { sequence },
+        &SignatureRecord {
+            user_id: user_id.to_owned(),
+            name: name.to_owned(),
+            object: object.to_string(),
+        },
+    );
+    txn.require_full();
+    Ok(())
+}
+
+/// Takes the answer of `/keys/signatures/upload` for these signatures.
+pub(crate) fn handle_signatures(
+    txn: &mut Txn<'_, '_>,
+    sent: &[(u64, SignatureRecord)],
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    #[derive(Default, Deserialize)]
+    struct Body {
+        #[serde(default)]
+        failures: RawMap,
+    }
+    if answer.success().is_none() && answer.is_transient() {
+        txn.failed(SIGNATURES, answer.retry_after())?;
+        return Ok(());
+    }
+    txn.answered(SIGNATURES)?;
+    let body: Body =
+        answer.success().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+    for (sequence, record) in sent {
+        let key = SequenceKey { sequence: *sequence };
+        // After a power loss another signature may stand there.
+        if txn.load::<SignatureRecord>(&key)?.as_ref() != Some(record) {
+            continue;
+        }
+        txn.delete::<SignatureRecord>(&key);
+        let failed = body.failures.get(record.user_id.as_str()).is_some_and(|failures| {
+            crate::wire::parse::<RawMap>(failures)
+                .is_none_or(|failures| failures.contains_key(&record.name))
+        });
+        if failed || answer.success().is_none() {
+            txn.notice(Notice::SignatureRefused {
+                user_id: record.user_id.clone(),
+                name: record.name.clone(),
+            })?;
+            continue;
+        }
+        let user = UserKey { user_id: record.user_id.clone() };
+        if let Some(tracked) = txn.load::<TrackedUserRecord>(&user)? {
+            devices::mark_outdated(txn, &user, tracked)?;
+        }
+    }
+    Ok(())
+}
