@@ -126,14 +126,7 @@ pub fn curve25519_from_base64(text: &str) -> Result<Curve25519PublicKey, KeyErro
 /// [`KeyError::LowOrder`] for the small-order points in every spelling; [`KeyError::NotCanonical`]
 /// for other keys with a coordinate beyond the field; otherwise what is wrong with the encoding.
 pub fn ed25519_from_base64(text: &str) -> Result<Ed25519PublicKey, KeyError> {
-    let bytes = decode(text)?;
-    if is_low_order_y(bytes) {
-        return Err(KeyError::LowOrder);
-    }
-    if !is_reduced(bytes) {
-        return Err(KeyError::NotCanonical);
-    }
-    Ed25519PublicKey::from_slice(&bytes)
+    ed25519_from_bytes(decode(text)?)
 }
 
 /// Whether agreeing on a secret with `key` always gives the same secret.
@@ -147,6 +140,18 @@ pub(crate) fn is_low_order_curve25519(key: &Curve25519PublicKey) -> bool {
 /// no key's text.
 pub(crate) fn is_low_order_ed25519(text: &str) -> Option<bool> {
     decode(text).ok().map(is_low_order_y)
+}
+
+/// Takes an Ed25519 public key from raw bytes, as in a QR code, with the checks of
+/// [`ed25519_from_base64`].
+pub(crate) fn ed25519_from_bytes(bytes: [u8; 32]) -> Result<Ed25519PublicKey, KeyError> {
+    if is_low_order_y(bytes) {
+        return Err(KeyError::LowOrder);
+    }
+    if !is_reduced(bytes) {
+        return Err(KeyError::NotCanonical);
+    }
+    Ed25519PublicKey::from_slice(&bytes)
 }
 
 /// The id of an Olm or a Megolm session, as the ratchet derives it.
@@ -253,6 +258,16 @@ fn decode(text: &str) -> Result<[u8; 32], KeyError> {
     }
     let bytes = unpadded::STANDARD.decode(text).map_err(|_| KeyError::NotBase64)?;
     bytes.try_into().map_err(|_| KeyError::WrongLength)
+}
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::{Curve25519PublicKey, LOW_ORDER_U};
+
+    /// The agreement keys of small order.
+    pub(crate) fn low_order_curve25519() -> impl Iterator<Item = Curve25519PublicKey> {
+        LOW_ORDER_U.into_iter().map(Curve25519PublicKey::from_bytes)
+    }
 }
 
 #[cfg(test)]

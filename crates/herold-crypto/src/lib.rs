@@ -14,34 +14,62 @@
 //! - Live state is never `Serialize`; it becomes a versioned record (`to_record`) and comes back
 //!   through `from_record`, which fails loudly instead of starting afresh.
 //!
-//! Clauses: Matrix specification, *Olm & Megolm*, *Sending encrypted attachments*, and of the
-//! appendices *Canonical JSON* and *Signing JSON*.
+//! Clauses: Matrix specification, *Olm & Megolm*, *Sending encrypted attachments*, *Cross-signing*,
+//! *Secrets*, *Server-side key backups*, *Key exports*, *SAS verification*, *QR codes*, and of the
+//! appendices *Canonical JSON*, *Signing JSON* and *Cryptographic key representation*.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod attachment;
+mod backup;
 mod canonical;
 mod entropy;
 mod identity;
+mod key_file;
 mod megolm;
 mod olm;
+mod qr;
 mod record;
+mod sas;
 mod secret;
+mod secret_base64;
+mod secret_storage;
+mod session_data;
+mod signing;
 mod unpadded;
 
 pub use vodozemac::{Curve25519PublicKey, Ed25519Signature};
 
 pub use attachment::{AttachmentError, EncryptedFile, decrypt_attachment, encrypt_attachment};
+pub use backup::{
+    BACKUP_ALGORITHM, BackupDecryptionKey, BackupError, BackupPublicKey, EncryptedSessionData,
+};
 pub use canonical::{CanonicalJsonError, SignatureError, canonical_json, verify_json};
 pub use entropy::{Entropy, SeededEntropy};
 pub use identity::{
     Ed25519PublicKey, IdentityKeys, KeyError, SessionId, curve25519_from_base64,
     ed25519_from_base64,
 };
+pub use key_file::{
+    DEFAULT_KEY_FILE_ROUNDS, KeyFileError, KeyFileReader, KeyFileWriter, MAX_KEY_FILE_ROUNDS,
+    MIN_KEY_FILE_ROUNDS,
+};
 pub use megolm::{
     InboundGroupSession, MegolmError, OutboundGroupSession, SessionRelation, megolm_message_index,
 };
-pub use olm::{Account, MessageHash, OlmError, OlmMessage, OlmSession};
+pub use olm::{
+    Account, DehydratedAccount, DehydrationError, DehydrationKey, MessageHash, OlmError,
+    OlmMessage, OlmSession,
+};
+pub use qr::{QrCode, QrError, QrKeys};
 pub use record::RecordError;
+pub use sas::{SasBytes, SasKeyPair, SasSecret, sas_commitment};
 pub use secret::{SecretBytes, SecretString};
+pub use secret_storage::{
+    EncryptedSecret, KeyCheck, KeyDescription, MAX_PASSPHRASE_ITERATIONS,
+    MIN_PASSPHRASE_ITERATIONS, PassphraseParameters, RecoveryKeyError, SECRET_STORAGE_ALGORITHM,
+    SecretStorageError, StorageKey,
+};
+pub use session_data::{ExportedSession, SessionData, SessionDataError};
+pub use signing::SigningKey;

@@ -62,6 +62,21 @@ pub(crate) fn wrap(body: &[u8]) -> SecretBytes {
     SecretBytes::new(record)
 }
 
+/// Reads a record whose body is one private key of 32 bytes, written by [`wrap`].
+///
+/// # Errors
+///
+/// If the version is unknown or the body has another length.
+pub(crate) fn key(kind: &'static str, record: &[u8]) -> Result<Zeroizing<[u8; 32]>, RecordError> {
+    let mut key = Zeroizing::new([0; 32]);
+    let body = body(kind, record)?;
+    if body.len() != key.len() {
+        return Err(RecordError::new(kind, "its length is wrong"));
+    }
+    key.copy_from_slice(body);
+    Ok(key)
+}
+
 /// Encodes `value` as a record.
 ///
 /// The types of this crate always encode. Should one ever fail to, the result is the empty record,
