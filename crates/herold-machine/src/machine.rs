@@ -939,6 +939,12 @@ impl Machine {
         outgoing::members_request(room_id)
     }
 
+    /// The request for all room keys of a backup.
+    #[must_use]
+    pub fn backup_request(version: &str) -> HttpRequest {
+        outgoing::backup_request(version)
+    }
+
     /// The request for one event.
     #[must_use]
     pub fn event_request(room_id: &RoomId, event_id: &EventId) -> HttpRequest {

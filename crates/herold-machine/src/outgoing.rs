@@ -38,6 +38,8 @@ const CLIENT: &str = "/_matrix/client/v3";
 const USERS_PER_QUERY: usize = 250;
 /// As many devices' keys are claimed at once.
 const DEVICES_PER_CLAIM: usize = 250;
+/// A download of many room keys may take this long.
+const LARGE_DOWNLOAD: u64 = 300_000;
 /// As many signatures are uploaded at once.
 const SIGNATURES_PER_UPLOAD: usize = 50;
 /// How long the homeserver may wait for others, in milliseconds.
@@ -89,6 +91,12 @@ pub(crate) fn keys_changes_request(from: &str, to: &str) -> HttpRequest {
 
 pub(crate) fn members_request(room_id: &RoomId) -> HttpRequest {
     HttpRequest::new(Method::Get, CLIENT, &["rooms", room_id.as_str(), "members"])
+}
+
+pub(crate) fn backup_request(version: &str) -> HttpRequest {
+    HttpRequest::new(Method::Get, CLIENT, &["room_keys", "keys"])
+        .query("version", version)
+        .timeout(LARGE_DOWNLOAD)
 }
 
 pub(crate) fn event_request(room_id: &RoomId, event_id: &EventId) -> HttpRequest {

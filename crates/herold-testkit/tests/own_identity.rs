@@ -1,0 +1,331 @@
+//! The user's own identity and the key backup: made, published, taken over, replaced, and what dies in between.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod behaviour_common;
+
+use behaviour_common::{clean, known_devices, requests};
+use herold::{IdentityState, Notice, SecretString};
+use herold_machine::{BackupStatus, Imported, open_backup};
+use herold_testkit::World;
+use herold_trust::KeySource;
+use serde_json::{Value, json};
+
+const SECRETS: [&str; 3] =
+    ["m.cross_signing.master", "m.cross_signing.self_signing", "m.cross_signing.user_signing"];
+const SIGNING_UPLOAD: &str = "/_matrix/client/v3/keys/device_signing/upload";
+
+fn with_password(world: &World, device: usize, body: &str) -> Value {
+    let mut body: Value = serde_json::from_str(body).unwrap();
+    body["auth"] = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": world.devices[device].user_id },
+        "password": "pw",
+    });
+    body
+}
+
+fn prepare(world: &mut World, device: usize, replace: bool) -> Option<String> {
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, replace))
+        })
+        .unwrap()
+        .reply
+}
+
+fn published(world: &mut World, device: usize) -> bool {
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
+        })
+        .unwrap()
+        .reply
+}
+
+/// Makes an identity on a device and has it accepted.
+fn bootstrap(world: &mut World, device: usize, replace: bool) {
+    let body = prepare(world, device, replace).expect("something to publish");
+    let body = with_password(world, device, &body);
+    assert_eq!(world.call(Some(device), "POST", SIGNING_UPLOAD, body), json!({}));
+    assert!(published(world, device));
+    world.settle();
+}
+
+fn secret(world: &mut World, device: usize, name: &str) -> Option<SecretString> {
+    world
+        .command(device, |engine| engine.read(|machine, snapshot| machine.secret(snapshot, name)))
+        .unwrap()
+}
+
+fn import(world: &mut World, device: usize, name: &str, secret: &SecretString) -> bool {
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.import_identity_key(snapshot, cx, name, secret)
+            })
+        })
+        .unwrap()
+        .reply
+}
+
+fn identity_of(world: &mut World, by: usize, of: usize) -> IdentityState {
+    let user = world.devices[of].user_id.clone();
+    known_devices(world, by, &user).identity.expect("an identity").state()
+}
+
+fn is_signed(world: &mut World, by: usize, device: usize) -> bool {
+    let (user, id) =
+        (world.devices[device].user_id.clone(), world.devices[device].device_id.clone());
+    let known = known_devices(world, by, &user);
+    known.devices.iter().any(|view| view.device.device_id == id && view.cross_signed)
+}
+
+#[test]
+fn an_identity_is_made_once_and_its_device_is_signed() {
+    let mut world = World::new(801);
+    let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
+    let _room = world.make_room(&[alice, bob]);
+    bootstrap(&mut world, alice, false);
+    assert_eq!(identity_of(&mut world, alice, alice), IdentityState::Verified);
+    assert!(is_signed(&mut world, alice, alice));
+    assert_eq!(identity_of(&mut world, bob, alice), IdentityState::Pinned);
+    assert!(is_signed(&mut world, bob, alice));
+    assert_eq!(prepare(&mut world, alice, false), None);
+    world.restart(alice);
+    assert_eq!(identity_of(&mut world, alice, alice), IdentityState::Verified);
+    clean(&world);
+}
+
+#[test]
+fn the_same_keys_are_published_whatever_dies_before_they_are_accepted() {
+    let mut world = World::new(802);
+    let alice = world.add_device("alice");
+    world.settle();
+    let first = prepare(&mut world, alice, false).unwrap();
+    world.restart(alice);
+    world.lose_power(alice);
+    assert_eq!(prepare(&mut world, alice, false).unwrap(), first);
+    // It has been accepted, and nobody was left to hear of it.
+    world.call(Some(alice), "POST", SIGNING_UPLOAD, with_password(&world, alice, &first));
+    world.lose_power(alice);
+    world.settle();
+    assert_eq!(prepare(&mut world, alice, false).unwrap(), first);
+    assert!(published(&mut world, alice));
+    assert!(!published(&mut world, alice));
+    world.settle();
+    assert!(is_signed(&mut world, alice, alice));
+    clean(&world);
+}
+
+#[test]
+fn a_second_device_takes_the_identity_over_by_its_private_keys_and_by_nothing_else() {
+    let mut world = World::new(803);
+    let first = world.add_device("alice");
+    bootstrap(&mut world, first, false);
+    let second = world.add_device("alice");
+    world.settle();
+    assert_eq!(identity_of(&mut world, second, first), IdentityState::Pinned);
+    let secrets = SECRETS.map(|name| secret(&mut world, first, name).unwrap());
+    // Attack N11: swapped, and made up.
+    assert!(!import(&mut world, second, SECRETS[0], &secrets[1]));
+    assert!(!import(&mut world, second, SECRETS[1], &secrets[0]));
+    assert!(!import(&mut world, second, SECRETS[0], &SecretString::new("A".repeat(43))));
+    assert!(!import(&mut world, second, "m.cross_signing.other", &secrets[0]));
+    assert_eq!(secret(&mut world, second, SECRETS[0]), None);
+    // The self-signing key alone makes nobody sure: a homeserver can sign it with a master key of its own.
+    assert!(import(&mut world, second, SECRETS[1], &secrets[1]));
+    world.settle();
+    assert_eq!(identity_of(&mut world, second, first), IdentityState::Pinned);
+    assert!(!is_signed(&mut world, first, second));
+    assert!(import(&mut world, second, SECRETS[0], &secrets[0]));
+    world.settle();
+    assert_eq!(identity_of(&mut world, second, first), IdentityState::Verified);
+    assert!(is_signed(&mut world, first, second));
+    clean(&world);
+}
+
+/// Attack N03, on the own identity.
+#[test]
+fn another_identity_of_the_own_user_is_not_believed_and_takes_no_key_away() {
+    let mut world = World::new(804);
+    let (first, bob) = (world.add_device("alice"), world.add_device("bob"));
+    let _room = world.make_room(&[first, bob]);
+    bootstrap(&mut world, first, false);
+    let second = world.add_device("alice");
+    world.settle();
+    bootstrap(&mut world, second, true);
+    assert_eq!(identity_of(&mut world, second, first), IdentityState::Verified);
+    assert_eq!(identity_of(&mut world, first, first), IdentityState::VerificationViolation);
+    assert_eq!(identity_of(&mut world, bob, first), IdentityState::PinViolation);
+    assert!(
+        world.notices(first).iter().any(|notice| matches!(notice, Notice::IdentityChanged { .. }))
+    );
+    assert!(secret(&mut world, first, SECRETS[0]).is_some());
+    // What it was cannot be had back by saying that one has seen it.
+    let alice = world.devices[first].user_id.clone();
+    world.command(first, |engine| {
+        engine.step(|machine, snapshot, cx| machine.pin_identity(snapshot, cx, &alice))
+    });
+    assert_eq!(identity_of(&mut world, first, first), IdentityState::VerificationViolation);
+    clean(&world);
+}
+
+fn status(world: &mut World, device: usize) -> BackupStatus {
+    world
+        .command(device, |engine| engine.read(|machine, snapshot| machine.backup_status(snapshot)))
+        .unwrap()
+}
+
+fn make_backup(world: &mut World, device: usize) -> String {
+    let body = world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.prepare_backup(snapshot, cx))
+        })
+        .unwrap()
+        .reply;
+    let body = serde_json::from_str(&body).unwrap();
+    let answer = world.call(Some(device), "POST", "/_matrix/client/v3/room_keys/version", body);
+    let version = answer["version"].as_str().unwrap().to_owned();
+    let created = world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.backup_created(snapshot, cx, &version))
+        })
+        .unwrap()
+        .reply;
+    assert!(created);
+    world.settle();
+    version
+}
+
+fn take_backup_key(world: &mut World, device: usize, secret: &SecretString) -> bool {
+    let info = world.call(Some(device), "GET", "/_matrix/client/v3/room_keys/version", Value::Null);
+    let info = info.to_string();
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.import_backup_key(snapshot, cx, secret, info.as_bytes())
+            })
+        })
+        .unwrap()
+        .reply
+}
+
+fn download(world: &mut World, device: usize, version: &str) -> Value {
+    let request = herold_machine::Machine::backup_request(version);
+    world.call_http(device, &request)
+}
+
+fn restore(world: &mut World, device: usize, body: &Value) -> (Imported, usize) {
+    let key = world
+        .command(device, |engine| engine.read(|machine, snapshot| machine.backup_key(snapshot)))
+        .unwrap()
+        .expect("the key");
+    let (keys, bad) = open_backup(&key.1, body.to_string().as_bytes()).unwrap();
+    let imported = world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.import_room_keys(snapshot, cx, keys, KeySource::Backup)
+            })
+        })
+        .unwrap()
+        .reply;
+    (imported, bad)
+}
+
+/// Behaviours 36 and 38.
+#[test]
+fn a_new_device_reads_the_past_out_of_the_backup() {
+    let mut world = World::new(805);
+    let (first, bob) = (world.add_device("alice"), world.add_device("bob"));
+    let room = world.make_room(&[first, bob]);
+    let early = world.send(bob, &room, "before the backup");
+    bootstrap(&mut world, first, false);
+    let version = make_backup(&mut world, first);
+    let late = world.send(first, &room, "after it");
+    assert_eq!(
+        status(&mut world, first),
+        BackupStatus {
+            version: Some(version.clone()),
+            enabled: true,
+            trusted: true,
+            has_key: true,
+            pending: 0
+        }
+    );
+    let second = world.add_device("alice");
+    world.settle();
+    assert_eq!(status(&mut world, second), BackupStatus::default());
+    // A wrong key imports nothing.
+    assert!(!take_backup_key(&mut world, second, &SecretString::new("A".repeat(43))));
+    let key = secret(&mut world, first, "m.megolm_backup.v1").unwrap();
+    assert!(take_backup_key(&mut world, second, &key));
+    let mut body = download(&mut world, second, &version);
+    // One entry is damaged, and reported; the others are taken.
+    let sessions = body["rooms"][room.as_str()]["sessions"].as_object_mut().unwrap();
+    let some = sessions.values().next().unwrap().clone();
+    sessions.insert("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(), some);
+    sessions.insert("bad".to_owned(), json!({ "session_data": 7 }));
+    let (imported, bad) = restore(&mut world, second, &body);
+    assert_eq!((imported.new, imported.refused, bad), (2, 1, 1));
+    for (event, text) in [(&early, "before the backup"), (&late, "after it")] {
+        let request = herold_machine::Machine::event_request(&room, event);
+        let body = world.call_http(second, &request).to_string();
+        world.command(second, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.handle_event(snapshot, cx, &room, body.as_bytes())
+            })
+        });
+        assert_eq!(world.text(second, &room, event).as_deref(), Ok(text));
+        let shield = world.event(second, &room, event).unwrap().shield;
+        assert_eq!(shield, herold::Shield::Grey(herold::ShieldReason::AuthenticityNotGuaranteed));
+    }
+    // Twice is as good as once.
+    let (again, _) = restore(&mut world, second, &body);
+    assert_eq!((again.new, again.known), (0, 2));
+    clean(&world);
+}
+
+/// Behaviour 37, attack N09.
+#[test]
+fn a_backup_that_has_changed_gets_nothing_until_it_is_trusted() {
+    let mut world = World::new(806);
+    let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
+    let room = world.make_room(&[alice, bob]);
+    bootstrap(&mut world, alice, false);
+    let version = make_backup(&mut world, alice);
+    world.send(bob, &room, "one");
+    // Somebody else's backup takes its place.
+    let path = format!("/_matrix/client/v3/room_keys/version/{version}");
+    world.call(Some(alice), "DELETE", &path, Value::Null);
+    let foreign = json!({
+        "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2",
+        "auth_data": { "public_key": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo" },
+    });
+    world.call(Some(alice), "POST", "/_matrix/client/v3/room_keys/version", foreign);
+    let from = world.server.requests().len();
+    behaviour_common::put_state(
+        &mut world,
+        alice,
+        &room,
+        "m.room.history_visibility",
+        "",
+        json!({ "history_visibility": "joined" }),
+    );
+    world.settle();
+    world.send(bob, &room, "two");
+    world.settle();
+    let kinds: Vec<Notice> = world.notices(alice);
+    assert!(kinds.iter().any(|notice| matches!(notice, Notice::BackupStopped { .. })));
+    assert!(kinds.iter().any(|notice| matches!(notice, Notice::BackupRefused)));
+    assert!(!status(&mut world, alice).enabled);
+    let uploads = requests(&world, alice, "/room_keys/keys", from);
+    assert_eq!(uploads.len(), 1, "one that was refused");
+    // The user makes a new one: everything goes there.
+    let version = make_backup(&mut world, alice);
+    assert!(status(&mut world, alice).enabled);
+    let body = download(&mut world, alice, &version);
+    let sessions = body["rooms"][room.as_str()]["sessions"].as_object().unwrap();
+    assert_eq!(sessions.len(), 2);
+    clean(&world);
+}
