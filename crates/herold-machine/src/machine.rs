@@ -6,8 +6,9 @@ use herold_store::{
     records::{
         AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
         IdentityRecord, LoginRecord, MemberKey, MemberRecord, Membership, NameKey, Only,
-        OutboundSessionRecord, OutdatedUserRecord, PolicyRecord, QueueRecord, RoomKey, RoomRecord,
-        SecretRecord, SequenceKey, TimelineKey, TimelineRecord, TrackedUserRecord, UserKey,
+        OutboundSessionRecord, OutdatedUserRecord, PendingIdentityRecord, PolicyRecord,
+        QueueRecord, RoomKey, RoomRecord, SecretRecord, SequenceKey, TimelineKey, TimelineRecord,
+        TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
@@ -1120,6 +1121,14 @@ impl Machine {
     /// Those of the store.
     pub fn sync_mode(&self, snapshot: &dyn Snapshot) -> Result<SyncMode, MachineError> {
         sliding::mode(snapshot)
+    }
+
+    /// Whether an identity was prepared that the homeserver may not have accepted yet.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn identity_is_prepared(&self, snapshot: &dyn Snapshot) -> Result<bool, MachineError> {
+        Ok(snapshot.contains::<PendingIdentityRecord>(&Only)?)
     }
 
     /// How things stand with the backup.

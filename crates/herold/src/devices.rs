@@ -11,10 +11,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedTransactionId, UserId};
 use serde_json::{Value, json};
 
 use crate::{
-    Client, ClientError,
-    homeserver::{RESPONSE_LIMIT, Retry, success},
-    send::new_txn_id,
-    session::Session,
+    Client, ClientError, authenticate::with_password, send::new_txn_id, session::Session,
     tasks::detached,
 };
 
@@ -87,6 +84,24 @@ impl Client {
     /// [`ClientError::InvalidInput`] if the user has no identity that is known; those of the store.
     pub fn pin_identity(&self, user: &UserId) -> Result<(), ClientError> {
         self.session().step(|machine, snapshot, cx| machine.pin_identity(snapshot, cx, user))
+    }
+
+    /// Lets a verification go that another master key has broken: the user's current identity is used as one that nobody
+    /// has verified.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidInput`] if the user has no identity that is known; those of the store.
+    pub fn withdraw_verification(&self, user: &UserId) -> Result<(), ClientError> {
+        self.session()
+            .step(|machine, snapshot, cx| machine.withdraw_verification(snapshot, cx, user))
+    }
+
+    /// A secret of the user's own, by its name in secret storage; `None` if it is not here. Secret.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn secret(&self, name: &str) -> Result<Option<SecretString>, ClientError> {
+        self.session().read(|machine, snapshot| machine.secret(snapshot, name))
     }
 
     /// Chooses among what the deployment allows.
@@ -197,39 +212,12 @@ async fn delete(
     device: OwnedDeviceId,
     password: SecretString,
 ) -> Result<(), ClientError> {
-    #[derive(serde::Deserialize)]
-    struct Challenge {
-        flows: Vec<Flow>,
-        session: Option<String>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Flow {
-        stages: Vec<String>,
-    }
-    const PASSWORD: &str = "m.login.password";
-    let request = |body: Value| {
+    let request = |auth: Option<Value>| {
+        let body = auth.map_or_else(|| json!({}), |auth| json!({ "auth": auth }));
         HttpRequest::new(Method::Delete, "/_matrix/client/v3/devices", &[device.as_str()])
             .json(body.to_string())
     };
-    let response = session.call_raw(request(json!({})), Retry::Always, RESPONSE_LIMIT).await?;
-    if response.status == 401 {
-        let challenge: Challenge = serde_json::from_slice(&response.body)
-            .map_err(|_| ClientError::BadResponse("an authentication challenge"))?;
-        if !challenge.flows.iter().any(|flow| flow.stages == [PASSWORD]) {
-            return Err(ClientError::Unsupported("authentication other than by password"));
-        }
-        let auth = json!({
-            "type": PASSWORD,
-            "identifier": { "type": "m.id.user", "user": session.user_id },
-            "password": password.as_str(),
-            "session": challenge.session,
-        });
-        let request = request(json!({ "auth": auth }));
-        let response = session.call_raw(request, Retry::Always, RESPONSE_LIMIT).await?;
-        success(response, &[&password])?;
-    } else {
-        session.success(response)?;
-    }
+    with_password(&session, &password, request).await?;
     // The next message should not go to it, whenever the sync tells.
     let user = session.user_id.clone();
     session.step(|machine, snapshot, cx| machine.refresh_devices(snapshot, cx, &user))

@@ -1,6 +1,6 @@
 //! [`ClientError`]: what went wrong, by what the app should do about it.
 
-use herold_crypto::{AttachmentError, SecretString};
+use herold_crypto::{AttachmentError, RecoveryKeyError, SecretStorageError, SecretString};
 use herold_machine::{MachineError, Utd};
 use herold_store::StoreError;
 
@@ -86,6 +86,27 @@ pub enum ClientError {
     /// The attachment, or its description, was refused. Nothing of it was released.
     #[error(transparent)]
     Attachment(#[from] AttachmentError),
+    /// The user has no secret storage: offer to enable recovery.
+    #[error("there is no secret storage")]
+    NoSecretStorage,
+    /// This text is no recovery key: have the user look at it again.
+    #[error(transparent)]
+    RecoveryKey(#[from] RecoveryKeyError),
+    /// A recovery key or passphrase of something else: have the user look for the right one.
+    #[error("this is not the recovery key of the secret storage")]
+    WrongRecoveryKey,
+    /// The secret storage is damaged, or somebody has tampered with it. Nothing was taken from it.
+    #[error("the secret storage cannot be used: {0}")]
+    SecretStorage(#[source] SecretStorageError),
+    /// A secret does not belong to what is published: it was not taken.
+    #[error("the secret {0} is not that of the published key")]
+    SecretRefused(&'static str),
+    /// The user has an identity whose keys are not here: recover it, verify this device, or reset it.
+    #[error("the user has an identity already")]
+    IdentityExists,
+    /// The private key of the backup is not here: recover, or verify this device.
+    #[error("the backup's private key is not here")]
+    NoBackupKey,
     /// A fault of the program's own: report it.
     #[error("internal error: {0}")]
     Internal(&'static str),
@@ -123,6 +144,13 @@ impl ClientError {
             Self::Undecryptable(_) => "undecryptable",
             Self::SendFailed { .. } => "send_failed",
             Self::Attachment(_) => "attachment",
+            Self::NoSecretStorage => "no_secret_storage",
+            Self::RecoveryKey(_) => "recovery_key",
+            Self::WrongRecoveryKey => "wrong_recovery_key",
+            Self::SecretStorage(_) => "secret_storage",
+            Self::SecretRefused(_) => "secret_refused",
+            Self::IdentityExists => "identity_exists",
+            Self::NoBackupKey => "no_backup_key",
             Self::Internal(_) => "internal",
         }
     }

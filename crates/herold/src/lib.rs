@@ -36,6 +36,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authenticate;
 mod builder;
 mod client;
 mod clock;
@@ -45,13 +46,16 @@ mod engine;
 mod error;
 mod homeserver;
 mod http;
+mod key_backup;
 mod login;
 mod media;
 mod outcomes;
 mod pace;
 mod pump;
 mod receive;
+mod recovery;
 mod rooms;
+mod secret_storage;
 mod send;
 mod session;
 mod sync;
@@ -68,17 +72,18 @@ pub use engine::{Engine, EngineError};
 pub use error::ClientError;
 pub use http::{HttpOptions, HttpTransport};
 pub use media::Download;
+pub use recovery::{Recovery, RecoveryState};
 pub use rooms::{CreateRoom, RoomPreset};
 pub use transport::{Exchange, Transport, TransportError, TransportRequest, TransportResponse};
 
 pub use herold_crypto::{
-    AttachmentError, Curve25519PublicKey, Ed25519PublicKey, Entropy, IdentityKeys, SecretBytes,
-    SecretString, SessionId,
+    AttachmentError, Curve25519PublicKey, Ed25519PublicKey, Entropy, IdentityKeys,
+    RecoveryKeyError, SecretBytes, SecretStorageError, SecretString, SessionId,
 };
 pub use herold_machine::{
-    Answer, AppEvent, Body, ClearBody, DeviceView, DropReason, HttpRequest, MachineError, Method,
-    Notice, Outgoing, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome, ToDeviceRecipient,
-    ToDeviceResult, UserDevices, Utd,
+    Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, HttpRequest, Imported,
+    MachineError, Method, Notice, Outgoing, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome,
+    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd,
 };
 pub use herold_store::{
     MemoryStore, Store, StoreError,
