@@ -1005,3 +1005,54 @@ fn a_scanner_that_says_done_early_waits_for_our_user() {
     pair.confirm(1);
     assert_eq!(pair.verified(1), [master_of(&pair.sides[0])]);
 }
+
+/// Origin: a flow of this crate (randomness from seed 77) with `OlmMachine` of matrix-sdk-crypto-wasm
+/// 18.9, which asked for strings; emoji and numbers as that machine gave them.
+#[test]
+fn a_flow_with_a_foreign_client_comes_out_the_same() {
+    let transcript: Vec<Value> =
+        serde_json::from_str(include_str!("foreign_transcript.json")).unwrap();
+    let key = |text| herold_crypto::ed25519_from_base64(text).unwrap();
+    let ours = PartyKeys {
+        user_id: user_id!("@alice:example.org").to_owned(),
+        device_id: "ALICE".into(),
+        device_key: key("QbRtUf9fggWOphzGWeRrwBlTaU9ynlRZRiarH+en2TA"),
+        master: Some(key("lHhCJxAuV+fMs2FKLnV509IoVeX8oeaqMMB5LRSlEFc")),
+    };
+    let theirs = PartyKeys {
+        user_id: user_id!("@peer:example.org").to_owned(),
+        device_id: "PEER".into(),
+        device_key: key("y//qjK6vW9fx4nD6mRTllyanBOA/NzPrArehcyNVEgU"),
+        master: Some(key("WnM8RUH1GrGUHI92rUuxCfnGoX8T1XT5CmenHEdDf0c")),
+    };
+    let keys = CurrentKeys { ours: &ours, theirs: Some(&theirs) };
+    let mut flow = Verification::request_in_room(
+        ours.clone(),
+        theirs.user_id.clone(),
+        room_id!("!r:example.org"),
+        event_id!("$flow"),
+        Methods::ALL,
+        NOW,
+        &mut SeededEntropy::new(77),
+    );
+    let mut sent = Vec::new();
+    for message in transcript.iter().filter(|message| message["from"] == "them") {
+        let kind = message["type"].as_str().unwrap();
+        if kind == MAC {
+            let VerificationState::KeysExchanged(string) = flow.state() else { panic!() };
+            assert_eq!(string.emoji.unwrap().map(Emoji::number), [19, 55, 46, 12, 47, 15, 35]);
+            assert_eq!(string.decimals, Some([3543, 4634, 8804]));
+            sent.extend(flow.confirm(keys, NOW));
+        }
+        sent.extend(flow.handle(kind, &message["content"], &theirs.user_id, None, keys, NOW));
+    }
+    let expected: Vec<_> = transcript
+        .iter()
+        .filter(|message| message["from"] == "us")
+        .map(|message| (message["type"].clone(), message["content"].clone()))
+        .collect();
+    let sent: Vec<_> = sent.into_iter().map(|m| (json!(m.event_type), m.content)).collect();
+    assert_eq!(sent, expected);
+    let verified = vec![theirs.verified_master().unwrap()];
+    assert_eq!(flow.state(), VerificationState::Done { verified });
+}
