@@ -20,6 +20,7 @@
 //! Only `curve25519-hkdf-sha256`, `sha256` and `hkdf-hmac-sha256.v2` are offered and taken: the
 //! deprecated `curve25519` and `hkdf-hmac-sha256` end in `m.unknown_method`.
 
+mod begin;
 mod flow;
 mod message;
 mod party;
