@@ -73,3 +73,4 @@ pub use secret_storage::{
 };
 pub use session_data::{ExportedSession, SessionData, SessionDataError};
 pub use signing::SigningKey;
+pub use unpadded::{from_unpadded_base64, to_unpadded_base64};

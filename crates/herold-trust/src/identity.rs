@@ -309,8 +309,7 @@ impl Identity {
     }
 
     /// Whether `name` is the public key of one of the cross-signing keys, current or pinned.
-    #[must_use]
-    pub fn has_key_named(&self, name: &str) -> bool {
+    pub(crate) fn has_key_named(&self, name: &str) -> bool {
         let name = name.trim_end_matches('=');
         [Some(self.master), Some(self.self_signing), self.user_signing, Some(self.pinned_master)]
             .into_iter()
@@ -362,7 +361,7 @@ pub fn is_verified(
 }
 
 /// Whether the signed text is about this device and these keys.
-fn names_device(json: &Value, device: &Device) -> bool {
+pub(crate) fn names_device(json: &Value, device: &Device) -> bool {
     let key = |kind: &str| {
         json.get("keys")
             .and_then(|keys| keys.get(format!("{kind}:{}", device.device_id)))

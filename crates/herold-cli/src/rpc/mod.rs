@@ -19,6 +19,7 @@ mod framing;
 mod inbox;
 pub mod message;
 mod params;
+mod recovery;
 mod rooms;
 mod session;
 
@@ -171,6 +172,14 @@ async fn carry_out(session: &mut Session, command: &str, params: Params) -> Answ
         "delete_device" => devices::delete_device(session.client()?, params).await,
         "identity" => devices::identity(session.client()?, params).await,
         "pin_identity" => devices::pin_identity(session.client()?, params),
+        "bootstrap" => recovery::bootstrap(session.client()?, params).await,
+        "reset_identity" => recovery::reset_identity(session.client()?, params).await,
+        "recover" => recovery::recover(session.client()?, params).await,
+        "wait_backup" => recovery::wait_backup(session.client()?, params).await,
+        "restore_backup" => recovery::restore_backup(session.client()?, params).await,
+        "backup_state" => recovery::backup_state(session.client()?),
+        "secret" => recovery::secret(session.client()?, params),
+        "withdraw_verification" => recovery::withdraw_verification(session.client()?, params),
         "set_device_blocked" => devices::set_device_blocked(session.client()?, params),
         "set_policy" => devices::set_policy(session.client()?, params),
 

@@ -38,7 +38,9 @@ pub fn hello() -> Value {
         "protocol": 1,
         "name": "herold",
         "version": env!("CARGO_PKG_VERSION"),
-        "features": ["store", "files", "delete_device", "control", "sliding_sync"],
+        "features": [
+            "store", "files", "delete_device", "control", "sliding_sync", "cross_signing", "backup",
+        ],
     })
 }
 

@@ -1,0 +1,96 @@
+//! Cross-signing, secret storage and the key backup.
+
+use herold::{Client, ClientError, OwnedUserId, SecretString};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    error::{Answer, RpcError},
+    params::Params,
+};
+
+/// `bootstrap`
+pub async fn bootstrap(client: &Client, mut params: Params) -> Answer {
+    let password = params.secret("password")?;
+    let recovery = client.enable_recovery(password, None).await?;
+    Ok(json!({
+        "recovery_key": recovery.recovery_key.as_str(),
+        "backup_version": recovery.backup_version,
+    }))
+}
+
+/// `reset_identity`
+pub async fn reset_identity(client: &Client, mut params: Params) -> Answer {
+    let password = params.secret("password")?;
+    let recovery = client.reset_recovery(password, None).await?;
+    Ok(json!({
+        "recovery_key": recovery.recovery_key.as_str(),
+        "backup_version": recovery.backup_version,
+    }))
+}
+
+/// `recover`
+pub async fn recover(client: &Client, mut params: Params) -> Answer {
+    let recovery_key: SecretString = params.secret("recovery_key")?;
+    let wait = params.wait()?;
+    let imported = tokio::time::timeout(wait, client.recover(recovery_key))
+        .await
+        .map_err(|_| RpcError::timeout("the recovery took too long"))??;
+    Ok(json!({ "imported": imported.map(|imported| imported.new + imported.known) }))
+}
+
+/// `wait_backup`
+pub async fn wait_backup(client: &Client, mut params: Params) -> Answer {
+    client.wait_for_backup(params.wait()?).await?;
+    backup_state(client)
+}
+
+/// `restore_backup`
+pub async fn restore_backup(client: &Client, mut params: Params) -> Answer {
+    let deadline = tokio::time::Instant::now() + params.wait()?;
+    loop {
+        match client.restore_backup().await {
+            // It may be on its way from another device.
+            Err(ClientError::NoBackupKey) if tokio::time::Instant::now() < deadline => {
+                let mut changes = client.changed();
+                let _ = tokio::time::timeout_at(deadline, changes.wait()).await;
+            }
+            Err(ClientError::NoBackupKey) => {
+                return Err(RpcError::timeout("the backup's key has not come"));
+            }
+            result => {
+                let imported = result?;
+                return Ok(json!({ "imported": imported.new + imported.known }));
+            }
+        }
+    }
+}
+
+/// `backup_state`
+pub fn backup_state(client: &Client) -> Answer {
+    let status = client.backup_status()?;
+    Ok(json!({
+        "version": status.version,
+        "enabled": status.enabled,
+        "trusted": status.trusted,
+        "pending": status.pending,
+    }))
+}
+
+/// `secret`
+pub fn secret(client: &Client, mut params: Params) -> Answer {
+    let name = params.text("name")?;
+    let secret = client.secret(&name)?;
+    let sha256 = secret.as_ref().map(|secret| {
+        let hash = Sha256::digest(secret.as_str().as_bytes());
+        hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    });
+    Ok(json!({ "known": secret.is_some(), "sha256": sha256 }))
+}
+
+/// `withdraw_verification`
+pub fn withdraw_verification(client: &Client, mut params: Params) -> Answer {
+    let user: OwnedUserId = params.id("user")?;
+    client.withdraw_verification(&user)?;
+    Ok(Value::Object(serde_json::Map::new()))
+}
