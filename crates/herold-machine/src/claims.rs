@@ -216,6 +216,9 @@ pub(crate) fn earlier_ciphertexts(
     session_id: &SessionId,
     index: u64,
 ) -> Result<Vec<String>, MachineError> {
+    if txn.is_empty::<WaitingRecord>()? {
+        return Ok(Vec::new());
+    }
     let waiting = WaitingKey::at_index(&key.room_id, session_id, index);
     let mut ciphertexts = Vec::new();
     for (other, _) in txn.list::<WaitingRecord>(&waiting)?.into_iter().take(MAX_EVENTS) {

@@ -205,6 +205,7 @@ fn request(
 }
 
 fn send(txn: &mut Txn<'_, '_>, devices: &[Device], content: &Value) -> Result<(), MachineError> {
+    let content = content.to_string();
     let mut messages = Messages::default();
     for device in devices {
         messages.add(device, content.clone());

@@ -7,8 +7,8 @@ use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
         AccountRecord, BackoffRecord, ClaimRecord, CounterRecord, KeyUploadRecord, LoginRecord,
-        Membership, NameKey, Only, OutboxRecord, OutdatedUserRecord, QueueRecord, QueueState,
-        RetiredSessionRecord, RoomKey, RoomRecord, SyncRecord, TrackedUserRecord,
+        Membership, NameKey, Only, OutboxBodyRecord, OutboxRecord, OutdatedUserRecord, QueueRecord,
+        QueueState, RetiredSessionRecord, RoomKey, RoomRecord, SyncRecord, TrackedUserRecord,
     },
 };
 use herold_trust::Timestamp;
@@ -203,10 +203,12 @@ fn to_device(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>
     let Some((key, row)) = first.filter(|(_, row)| is_due(row.retry_at, now)) else {
         return Ok(None);
     };
+    let body: OutboxBodyRecord =
+        snapshot.load(&key)?.ok_or_else(|| StoreError::Corrupt("an outbox row".to_owned()))?;
     let segments = ["sendToDevice", &row.event_type, row.txn_id.as_str()];
     Ok(Some(Outgoing {
         id: RequestId("sendToDevice".to_owned()),
-        http: HttpRequest::new(Method::Put, CLIENT, &segments).json(row.body),
+        http: HttpRequest::new(Method::Put, CLIENT, &segments).json(body.body),
         kind: RequestKind::ToDevice { sequence: key.sequence },
     }))
 }

@@ -62,13 +62,14 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("withheld", Small),
     Step::Table("key_request", Small),
     Step::Table("key_answers", Small),
-    Step::Table("outbox", Large),
+    Step::Table("outbox", Small),
     Step::Table("queue", Shared(3)),
     Step::Table("app_event", Shared(4)),
     Step::Table("backoff", Shared(5)),
     Step::Table("sliding_sync", Shared(6)),
     Step::Table("to_device_queue", Large),
     Step::Table("untrusted_device", Small),
+    Step::Table("outbox_body", Large),
 ]];
 
 /// The newest version, which this code reads and writes.

@@ -100,6 +100,8 @@ tables! {
     ToDeviceQueue = "to_device_queue",
     /// Devices that a policy puts up with for a time.
     UntrustedDevice = "untrusted_device",
+    /// The bodies of the to-device messages to be sent: ciphertexts.
+    OutboxBody = "outbox_body",
 }
 
 /// A typed record: its table, its key, and its bytes.

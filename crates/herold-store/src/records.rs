@@ -853,16 +853,25 @@ pub struct OutboxRecord {
     pub event_type: String,
     /// The transaction id.
     pub txn_id: OwnedTransactionId,
-    /// The request's body, as JSON text.
-    pub body: String,
-    /// The shares that are done when it has been accepted.
-    pub shares: Vec<OutboxShare>,
+    /// The Megolm sessions whose keys it carries.
+    pub sessions: Vec<SessionId>,
     /// Failed attempts in a row.
     pub failures: u32,
     /// When to try again after a failure.
     pub retry_at: Option<Timestamp>,
 }
 record!(OutboxRecord, SequenceKey, Outbox);
+
+/// The body of an outbox request: written once, and read only to be sent. It is large, and what is asked of the
+/// outbox at each step is in [`OutboxRecord`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutboxBodyRecord {
+    /// The request's body, as JSON text.
+    pub body: String,
+    /// The shares that are done when it has been accepted.
+    pub shares: Vec<OutboxShare>,
+}
+record!(OutboxBodyRecord, SequenceKey, OutboxBody);
 
 /// A share in an outbox request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -275,14 +275,17 @@ samples! {
     OutboxRecord: SequenceKey { sequence: 1 } => OutboxRecord {
         event_type: "m.room.encrypted".to_owned(),
         txn_id: transaction(),
+        sessions: vec![session()],
+        failures: 0,
+        retry_at: None,
+    },
+    OutboxBodyRecord: SequenceKey { sequence: 1 } => OutboxBodyRecord {
         body: r#"{"messages":{}}"#.to_owned(),
         shares: vec![OutboxShare {
             session_id: session(),
             user_id: user(),
             device_id: device_id(),
         }],
-        failures: 0,
-        retry_at: None,
     },
     QueueRecord: SequenceKey { sequence: 2 } => QueueRecord {
         room_id: room(),
