@@ -33,6 +33,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "text", shows: "texts both ways: emoji, empty, long, too long", needs_of_a: &[], needs_of_b: &[], play: texts },
     Scenario { name: "attachment", shows: "encrypted files both ways, byte for byte", needs_of_a: &["files"], needs_of_b: &["files"], play: attachment },
     Scenario { name: "custom", shows: "an event of an unknown type arrives with exactly its content", needs_of_a: &["control", "custom"], needs_of_b: &["control", "custom"], play: custom },
+    Scenario { name: "relations", shows: "replies, threads, edits and reactions arrive with what they relate to", needs_of_a: &["control", "custom"], needs_of_b: &["control", "custom"], play: relations },
     Scenario { name: "rotation", shows: "the session changes after as many messages as the room says", needs_of_a: &[], needs_of_b: &[], play: rotation },
     Scenario { name: "backlog", shows: "B was away for 120 room keys, more than a sync response holds", needs_of_a: &[], needs_of_b: &["store"], play: backlog },
     Scenario { name: "invited", shows: "what was said while B was invited is readable after the join", needs_of_a: &[], needs_of_b: &[], play: invited },
@@ -120,6 +121,41 @@ fn custom(world: &World<'_>) -> Result<()> {
     ensure(got["content"] == content, || {
         format!("{}: the content is {}", b.label(), got["content"])
     })
+}
+
+fn relations(world: &World<'_>) -> Result<()> {
+    let (mut a, mut b) = world.two()?;
+    let room = make_room(&mut a, &mut [&mut b], json!({}))?;
+    let first = b.send(&room, "what it is about")?;
+    reads(&mut a, &room, &first, b.user(), "what it is about")?;
+    let message = |body: &str, relation: Value| json!({ "msgtype": "m.text", "body": body, "m.relates_to": relation });
+    let reply = message("a reply", json!({ "m.in_reply_to": { "event_id": first } }));
+    let thread = message("in a thread", json!({ "rel_type": "m.thread", "event_id": first }));
+    let reaction = json!({
+        "m.relates_to": { "rel_type": "m.annotation", "event_id": first, "key": "👍" },
+    });
+    let own = a.send(&room, "before the edit")?;
+    let mut edit = message("* edited", json!({ "rel_type": "m.replace", "event_id": own }));
+    edit["m.new_content"] = json!({ "msgtype": "m.text", "body": "edited" });
+    for (kind, content) in [
+        ("m.room.message", reply),
+        ("m.room.message", thread),
+        ("m.reaction", reaction),
+        ("m.room.message", edit),
+    ] {
+        let event = json!({ "room": room, "type": kind, "content": content });
+        let event = text(&a.call("send_event", event)?, "event_id");
+        let place = json!({ "room": room, "event_id": event });
+        b.wait("wait_message", WAIT, place.clone())?;
+        let got = b.call("event", place)?;
+        ensure(got["decrypted"] == true && got["type"] == kind, || {
+            format!("{}: {got}", b.label())
+        })?;
+        ensure(got["content"] == content, || {
+            format!("{}: {} instead of {content}", b.label(), got["content"])
+        })?;
+    }
+    say(&mut b, &room, "after all that", &mut [&mut a]).map(drop)
 }
 
 fn rotation(world: &World<'_>) -> Result<()> {

@@ -99,9 +99,22 @@ impl Options {
 pub fn run(options: &Options) -> Result<bool> {
     let target = cargo::target_folder(&cargo::root())?.join("sim");
     let player = build(&cargo::root(), &target, &["--locked"])?;
+    repeats(&player, options)?;
     let outcome = play(&player, options)?;
     outcome.tell(options);
     Ok(outcome.failures.is_empty())
+}
+
+/// The first seed does the same in two processes, byte by byte.
+fn repeats(player: &Path, options: &Options) -> Result<()> {
+    let trace = || -> Result<Value> {
+        let mut command = Command::new(player);
+        command.args([&options.profile, &options.first.to_string(), "1"]);
+        command.args([&options.steps.to_string(), "--shrink", "0"]);
+        let told: Value = serde_json::from_str(&cargo::output(&mut command)?)?;
+        Ok(told["trace"].clone())
+    };
+    ensure(trace()? == trace()?, || "the same seed does not do the same twice".to_owned())
 }
 
 /// Builds the player of the workspace in `root`.

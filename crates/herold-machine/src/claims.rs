@@ -17,6 +17,7 @@ use ruma::{OwnedUserId, RoomId, UserId};
 use crate::{
     MachineError,
     devices::{DeviceLookup, device_of},
+    room_keys::restore,
     txn::Txn,
     wire::{EventHead, MegolmContent, parse},
 };
@@ -26,7 +27,9 @@ const MAX_CLAIMS: usize = 8;
 /// As many of them may be of one user's devices.
 const MAX_CLAIMS_OF_USER: usize = 2;
 /// As many events are looked at for who has sent them.
-const MAX_EVENTS: usize = 200;
+const MAX_EVENTS: usize = 2000;
+/// As many ciphertexts are tried at once, of each sender where there are several.
+const MAX_TRIES: usize = 50;
 
 /// How well a claim fits an event's sender; the first is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,16 +98,18 @@ enum Ground {
     None,
     /// A member of the room says so.
     Member,
-    /// Its user has sent an event under the session, or it was asked for.
+    /// Its user has sent an event that names the session. Anybody can.
     Event,
+    /// Its user has sent an event that the session has made, or it was asked for.
+    Message,
     /// It is our own session.
     Own,
 }
 
 /// Makes room for one more claim to a session. `false` if there is none for `new`.
 ///
-/// A claim that an event has been sent for is never given up for one without: so the owner's stays. Among
-/// those for which no event has come yet the oldest goes: so the owner's gets in, however many came before.
+/// A claim that a message has been sent for is never given up for one without: so the owner's stays. Among
+/// those for which none has come yet the oldest goes: so the owner's gets in, however many came before.
 pub(crate) fn make_room(
     txn: &mut Txn<'_, '_>,
     key: &InboundSessionKey,
@@ -119,18 +124,18 @@ pub(crate) fn make_room(
     } else if known.len() < MAX_CLAIMS {
         return Ok(true);
     }
-    let senders = senders(txn, &key.room_id, &key.session_id)?;
+    let events = Events::load(txn, &key.room_id, &key.session_id)?;
     let mut least = None;
     for (place, claim) in &known {
-        let worth = worth(txn, &key.room_id, &senders, claim)?;
+        let worth = worth(txn, &key.room_id, &events, claim)?;
         let this = (worth, claim.received_at, place.clone());
         if least.as_ref().is_none_or(|least| this < *least) {
             least = Some(this);
         }
     }
     let Some((least, _, place)) = least else { return Ok(false) };
-    let new = worth(txn, &key.room_id, &senders, new)?;
-    if new < least || (new == least && least.0 >= Ground::Event) {
+    let new = worth(txn, &key.room_id, &events, new)?;
+    if new < least || (new == least && least.0 >= Ground::Message) {
         return Ok(false);
     }
     txn.delete::<InboundSessionRecord>(&place);
@@ -149,10 +154,10 @@ pub(crate) fn best(
     if known.len() <= 1 {
         return Ok(known.pop());
     }
-    let senders = senders(txn, room_id, session_id)?;
+    let events = Events::load(txn, room_id, session_id)?;
     let mut best = None;
     for (key, claim) in known {
-        let worth = worth(txn, room_id, &senders, &claim)?;
+        let worth = worth(txn, room_id, &events, &claim)?;
         let rank = (worth, std::cmp::Reverse((claim.first_known_index, claim.received_at)));
         if best.as_ref().is_none_or(|(best, _)| rank > *best) {
             best = Some((rank, (key, claim)));
@@ -164,15 +169,17 @@ pub(crate) fn best(
 fn worth(
     txn: &Txn<'_, '_>,
     room_id: &RoomId,
-    senders: &BTreeSet<OwnedUserId>,
+    events: &Events,
     claim: &InboundSessionRecord,
 ) -> Result<Worth, MachineError> {
-    let Some(sender) = &claim.sender else { return Ok(Worth(Ground::Event, false)) };
+    let Some(sender) = &claim.sender else { return Ok(Worth(Ground::Message, false)) };
     let backed = is_backed(txn, sender, claim)?;
     let member = MemberKey { room_id: room_id.to_owned(), user_id: sender.clone() };
     let ground = if claim.sender_key == txn.own().keys.curve25519 {
         Ground::Own
-    } else if senders.contains(sender) {
+    } else if events.has_message(sender, claim)? {
+        Ground::Message
+    } else if events.waiting.iter().any(|(_, event)| event.sender == *sender) {
         Ground::Event
     } else if txn
         .load::<MemberRecord>(&member)?
@@ -185,56 +192,119 @@ fn worth(
     Ok(Worth(ground, backed))
 }
 
-/// The users who have sent events under a session, decrypted or waiting: the first of either kind.
-fn senders(
-    txn: &Txn<'_, '_>,
-    room_id: &RoomId,
-    session_id: &SessionId,
-) -> Result<BTreeSet<OwnedUserId>, MachineError> {
-    let waiting = txn.list::<WaitingRecord>(&WaitingKey::for_session(room_id, session_id))?;
-    let used = txn.list::<MegolmIndexRecord>(&MegolmIndexKey::of(room_id, session_id))?;
-    let events = waiting
-        .into_iter()
-        .map(|(key, _)| key.event_id)
-        .take(MAX_EVENTS)
-        .chain(used.into_iter().map(|(_, record)| record.event_id).take(MAX_EVENTS));
-    let mut senders = BTreeSet::new();
-    for event_id in events {
-        let key = EventKey { room_id: room_id.to_owned(), event_id };
-        senders.extend(txn.load::<EventRecord>(&key)?.map(|event| event.sender));
+/// The events that name a session, the first of either kind.
+struct Events {
+    /// Those that wait.
+    waiting: Vec<(WaitingKey, EventRecord)>,
+    /// The senders of those that were decrypted.
+    decrypted: BTreeSet<OwnedUserId>,
+}
+
+impl Events {
+    fn load(
+        txn: &Txn<'_, '_>,
+        room_id: &RoomId,
+        session_id: &SessionId,
+    ) -> Result<Self, MachineError> {
+        let load =
+            |event_id| txn.load::<EventRecord>(&EventKey { room_id: room_id.to_owned(), event_id });
+        let mut waiting = Vec::new();
+        let keys = txn.list::<WaitingRecord>(&WaitingKey::for_session(room_id, session_id))?;
+        for (key, _) in keys.into_iter().take(MAX_EVENTS) {
+            waiting.extend(load(key.event_id.clone())?.map(|event| (key, event)));
+        }
+        let mut decrypted = BTreeSet::new();
+        let used = txn.list::<MegolmIndexRecord>(&MegolmIndexKey::of(room_id, session_id))?;
+        for (_, record) in used.into_iter().take(MAX_EVENTS) {
+            decrypted.extend(load(record.event_id)?.map(|event| event.sender));
+        }
+        Ok(Self { waiting, decrypted })
     }
-    Ok(senders)
+
+    /// Whether the user has sent an event that the session has made, and was the first to. Only the session's
+    /// owner can make one; others can send it again.
+    fn has_message(
+        &self,
+        sender: &UserId,
+        claim: &InboundSessionRecord,
+    ) -> Result<bool, MachineError> {
+        if self.decrypted.contains(sender) {
+            return Ok(true);
+        }
+        let mut own = self.waiting.iter().filter(|(_, event)| event.sender == *sender).peekable();
+        if own.peek().is_none() {
+            return Ok(false);
+        }
+        let mut session = restore(claim)?;
+        for (key, event) in own.take(MAX_TRIES) {
+            let Some(text) = ciphertext(event) else { continue };
+            if session.decrypt(&text).is_err() {
+                continue;
+            }
+            let is_copy = self.waiting.iter().any(|(other, earlier)| {
+                other.index == key.index
+                    && is_before(earlier, event)
+                    && ciphertext(earlier).is_some_and(|earlier| is_same(&earlier, &text))
+            });
+            if !is_copy {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether one event stands before another in the room, as far as is known.
+fn is_before(one: &EventRecord, other: &EventRecord) -> bool {
+    match (one.order, other.order) {
+        (Some(one), Some(other)) => one < other,
+        // It stood in the timeline before a gap.
+        (None, Some(_)) => true,
+        (_, None) => false,
+    }
+}
+
+fn ciphertext(event: &EventRecord) -> Option<String> {
+    let head: EventHead = serde_json::from_str(&event.raw).ok()?;
+    parse::<MegolmContent>(&head.content?)?.ciphertext
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    one.trim_end_matches('=') == other.trim_end_matches('=')
 }
 
 /// The ciphertexts that other users' events have which name the same message index, came before, and wait for
 /// their own senders' keys. If one of them is genuine, it is the original, and this event's is a copy of it,
-/// sent by a member who has the key too.
+/// sent by a member who has the key too. The likeliest come first, so that a crowd of others does not hide them.
 pub(crate) fn earlier_ciphertexts(
     txn: &Txn<'_, '_>,
     key: &EventKey,
     event: &EventRecord,
     session_id: &SessionId,
     index: u64,
+    text: &str,
 ) -> Result<Vec<String>, MachineError> {
     if txn.is_empty::<WaitingRecord>()? {
         return Ok(Vec::new());
     }
     let waiting = WaitingKey::at_index(&key.room_id, session_id, index);
-    let mut ciphertexts = Vec::new();
-    for (other, _) in txn.list::<WaitingRecord>(&waiting)?.into_iter().take(MAX_EVENTS) {
+    let (mut same, mut different) = (Vec::new(), Vec::new());
+    for (other, _) in txn.list::<WaitingRecord>(&waiting)? {
         let other = EventKey { room_id: other.room_id, event_id: other.event_id };
         let Some(other) = txn.load::<EventRecord>(&other)? else { continue };
-        let before = match (other.order, event.order) {
-            (Some(other), Some(this)) => other < this,
-            // It stood in the timeline before a gap.
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        if before && other.sender != event.sender {
-            let content = serde_json::from_str::<EventHead>(&other.raw).ok();
-            let content = content.and_then(|head| parse::<MegolmContent>(&head.content?));
-            ciphertexts.extend(content.and_then(|content| content.ciphertext));
+        if other.sender == event.sender || !is_before(&other, event) {
+            continue;
+        }
+        match ciphertext(&other) {
+            // One is enough.
+            Some(other) if is_same(&other, text) => {
+                same.push(other);
+                break;
+            }
+            Some(other) if different.len() < MAX_TRIES => different.push(other),
+            _ => {}
         }
     }
-    Ok(ciphertexts)
+    same.append(&mut different);
+    Ok(same)
 }

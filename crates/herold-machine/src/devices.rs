@@ -8,8 +8,8 @@ use std::{
 
 use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey};
 use herold_store::records::{
-    ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord, IdentityRecord,
-    OutdatedUserRecord, TrackedUserRecord, UserKey,
+    BackoffRecord, ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord,
+    IdentityRecord, NameKey, OutdatedUserRecord, TrackedUserRecord, UserKey,
 };
 use herold_trust::{
     Device, DeviceChange, DeviceKeysError, Identity, IdentityState, compare, owns,
@@ -19,7 +19,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::Value;
 
 use crate::{
-    Answer, DropReason, MachineError, Notice, key_requests,
+    Answer, DropReason, MachineError, Notice, key_requests, olm,
     txn::Txn,
     wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
 };
@@ -55,8 +55,13 @@ pub(crate) fn mark_outdated(
     // One count for all lists, so that a number never comes again: not even when a user who had left is
     // tracked anew, and an answer from before is still under way.
     tracked.generation = txn.next_number(LIST_GENERATION)?.saturating_add(1);
-    // A change may be the server's coming back: ask at once.
-    tracked.retry_at = None;
+    // A change may be the other server's coming back: ask at once. It is no reason to ask our own one sooner than it
+    // said.
+    let limit: Option<BackoffRecord> = txn.load(&NameKey { name: QUERY.to_owned() })?;
+    let is_limited = limit.is_some_and(|limit| txn.cx.now < limit.retry_at);
+    if tracked.failures > 0 && !is_limited {
+        tracked.retry_at = None;
+    }
     tracked.outdated_since.get_or_insert(txn.cx.now);
     txn.put(key, &tracked);
     txn.put(key, &OutdatedUserRecord);
@@ -125,7 +130,11 @@ pub(crate) fn handle_query(
     for (user_id, generation) in asked {
         let key = UserKey { user_id: user_id.clone() };
         let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? else { continue };
-        if tracked.answered.is_some_and(|answered| answered > *generation) {
+        if *generation > tracked.generation {
+            continue; // asked before a power loss that has undone what it was asked for
+        }
+        let newer = tracked.answered.is_some_and(|answered| answered > *generation);
+        if newer && *generation < tracked.generation {
             continue; // a newer answer has been taken already
         }
         let present = body.device_keys.contains_key(user_id.as_str());
@@ -317,8 +326,8 @@ fn put_device(
     }
     let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     let first_seen = before.map_or(txn.cx.now, |record| record.first_seen);
-    txn.put(&key, &DeviceRecord { device, first_seen });
-    Ok(())
+    txn.put(&key, &DeviceRecord { device: device.clone(), first_seen });
+    olm::unwedge_known(txn, &device)
 }
 
 fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {

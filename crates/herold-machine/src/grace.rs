@@ -10,6 +10,9 @@ use ruma::RoomId;
 
 use crate::{MachineError, Notice, txn::Txn};
 
+/// As many devices are noted, unless more are there at once: a user can have one after the other.
+const MAX_NOTED: usize = 500;
+
 /// Why nothing is sent to a room.
 pub(crate) const UNTRUSTED_DEVICES: &str = "UNTRUSTED_DEVICES";
 
@@ -34,12 +37,34 @@ pub(crate) fn note(
         if known.is_some_and(|known| known.ed25519 == ed25519) {
             continue;
         }
+        make_room(txn)?;
         txn.put(&key, &UntrustedDeviceRecord { ed25519, first_seen });
         txn.notice(Notice::UntrustedDevice {
             user_id: key.user_id,
             device_id: key.device_id,
             strict_at: first_seen.saturating_add(policy.untrusted_grace),
         })?;
+    }
+    Ok(())
+}
+
+/// Forgets the newest of the devices that have gone if there are too many: what comes and goes in a crowd takes
+/// no note away that is older.
+fn make_room(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let noted = txn.list::<UntrustedDeviceRecord>(&[])?;
+    if noted.len() < MAX_NOTED {
+        return Ok(());
+    }
+    let mut newest = None;
+    for (key, record) in noted {
+        let device = txn.load::<DeviceRecord>(&key)?.map(|known| known.device);
+        let is_gone = device.is_none_or(|device| device.keys.ed25519 != record.ed25519);
+        if is_gone && newest.as_ref().is_none_or(|(at, _)| *at <= record.first_seen) {
+            newest = Some((record.first_seen, key));
+        }
+    }
+    if let Some((_, key)) = newest {
+        txn.delete::<UntrustedDeviceRecord>(&key);
     }
     Ok(())
 }

@@ -230,13 +230,15 @@ impl Machine {
             RequestKind::KeysUpload => account::handle_upload(&mut txn, answer)?,
             RequestKind::KeysQuery { users } => devices::handle_query(&mut txn, users, answer)?,
             RequestKind::KeysClaim { devices } => olm::handle_claim(&mut txn, devices, answer)?,
-            RequestKind::ToDevice { sequence } => {
-                queue::handle_to_device_sent(&mut txn, *sequence, answer)?;
+            RequestKind::ToDevice { sequence, txn_id } => {
+                queue::handle_to_device_sent(&mut txn, *sequence, txn_id, answer)?;
             }
             RequestKind::Members { room_id, generation } => {
                 outgoing::handle_members(&mut txn, room_id, *generation, answer)?;
             }
-            RequestKind::Send { sequence } => queue::handle_sent(&mut txn, *sequence, answer)?,
+            RequestKind::Send { sequence, txn_id } => {
+                queue::handle_sent(&mut txn, *sequence, txn_id, answer)?;
+            }
         }
         self.end(txn, ())
     }

@@ -14,7 +14,7 @@ use herold_store::{
     StoreError,
     records::{
         BackoffRecord, ClaimRecord, DeviceKey, DeviceRecord, NameKey, OlmSessionKey,
-        OlmSessionRecord,
+        OlmSessionRecord, TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{Device, OLM, Timestamp};
@@ -28,7 +28,7 @@ use crate::{
     hot::Hot,
     messages::push_quoted,
     share::PATIENCE,
-    txn::Txn,
+    txn::{Row, Txn},
     wire::{KeysClaimBody, RawMap},
 };
 
@@ -38,6 +38,11 @@ const UNWEDGE_INTERVAL: Duration = Duration::from_secs(3600);
 const CLAIM: &str = "keys/claim";
 /// As many sessions are kept with a device; the least used go.
 const MAX_SESSIONS: usize = 8;
+
+/// Sessions with unknown devices that do not work are noted under names that begin so...
+const WEDGED: &str = "wedged/";
+/// ...and no more of them than this, the newest: a server can make such messages up.
+const MAX_WEDGED: usize = 64;
 
 /// What every Olm payload and message of this device says of itself, made once a step.
 pub(crate) struct OwnIdentity {
@@ -107,7 +112,7 @@ pub(crate) const MANY: usize = 64;
 pub(crate) const SHARE_OF_ALL: usize = 4;
 
 /// The sessions with many devices at hand.
-pub(crate) struct Channels(Option<HashMap<[u8; 32], Vec<(OlmSessionKey, OlmSessionRecord)>>>);
+pub(crate) struct Channels(Option<HashMap<[u8; 32], Vec<Row<OlmSessionRecord>>>>);
 
 impl Channels {
     /// For so many devices.
@@ -146,7 +151,7 @@ impl Channels {
     }
 }
 
-fn best(sessions: impl Iterator<Item = (OlmSessionKey, OlmSessionRecord)>) -> Option<Channel> {
+fn best(sessions: impl Iterator<Item = Row<OlmSessionRecord>>) -> Option<Channel> {
     sessions
         .max_by(|(a_key, a), (b_key, b)| {
             (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
@@ -207,7 +212,7 @@ pub(crate) fn has_session(txn: &Txn<'_, '_>, keys: &IdentityKeys) -> Result<bool
 fn sessions_with(
     txn: &Txn<'_, '_>,
     keys: &IdentityKeys,
-) -> Result<impl Iterator<Item = (OlmSessionKey, OlmSessionRecord)>, MachineError> {
+) -> Result<impl Iterator<Item = Row<OlmSessionRecord>>, MachineError> {
     let peer = Some(keys.ed25519);
     let sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&keys.curve25519))?;
     Ok(sessions.into_iter().filter(move |(_, record)| record.peer_ed25519 == peer))
@@ -381,8 +386,14 @@ pub(crate) fn share_again(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), 
     Ok(())
 }
 
+/// The note that a session with a device that is not known yet does not work.
+fn wedged_name(user_id: &UserId, sender_key: &Curve25519PublicKey) -> NameKey {
+    NameKey { name: format!("{WEDGED}{user_id}/{}", sender_key.to_base64()) }
+}
+
 /// A message of this device could not be decrypted: replaces the session, once an hour at most, by
-/// claiming a new key and sending `m.dummy` through the new session.
+/// claiming a new key and sending `m.dummy` through the new session. If the device is not known yet, it is
+/// done when it is.
 pub(crate) fn unwedge(
     txn: &mut Txn<'_, '_>,
     user_id: &UserId,
@@ -394,7 +405,21 @@ pub(crate) fn unwedge(
     if is_limited(txn, &name)? {
         return Ok(());
     }
-    for device_id in txn.ids_by_key(user_id, sender_key)? {
+    let device_ids = txn.ids_by_key(user_id, sender_key)?;
+    if device_ids.is_empty()
+        && txn.contains::<TrackedUserRecord>(&UserKey { user_id: user_id.to_owned() })?
+    {
+        let mut notes = txn.list::<BackoffRecord>(&[])?;
+        notes.retain(|(name, _)| name.name.starts_with(WEDGED));
+        if notes.len() >= MAX_WEDGED
+            && let Some((oldest, _)) = notes.iter().min_by_key(|(_, note)| note.retry_at)
+        {
+            txn.delete::<BackoffRecord>(oldest);
+        }
+        let note = BackoffRecord { failures: 0, retry_at: now };
+        txn.put(&wedged_name(user_id, sender_key), &note);
+    }
+    for device_id in device_ids {
         if let Some(device) = txn.device(user_id, &device_id)? {
             let key = DeviceKey { user_id: device.user_id, device_id: device.device_id };
             let claim = txn
@@ -404,6 +429,16 @@ pub(crate) fn unwedge(
             let retry_at = now.saturating_add(UNWEDGE_INTERVAL);
             txn.put(&name, &BackoffRecord { failures: 0, retry_at });
         }
+    }
+    Ok(())
+}
+
+/// A device has become known: if what it had sent could not be decrypted, its session is replaced now.
+pub(crate) fn unwedge_known(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
+    let name = wedged_name(&device.user_id, &device.keys.curve25519);
+    if txn.contains::<BackoffRecord>(&name)? {
+        txn.delete::<BackoffRecord>(&name);
+        unwedge(txn, &device.user_id, &device.keys.curve25519)?;
     }
     Ok(())
 }

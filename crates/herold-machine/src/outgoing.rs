@@ -209,7 +209,7 @@ fn to_device(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>
     Ok(Some(Outgoing {
         id: RequestId("sendToDevice".to_owned()),
         http: HttpRequest::new(Method::Put, CLIENT, &segments).json(body.body),
-        kind: RequestKind::ToDevice { sequence: key.sequence },
+        kind: RequestKind::ToDevice { sequence: key.sequence, txn_id: row.txn_id },
     }))
 }
 
@@ -228,7 +228,7 @@ fn sends(
                 requests.push(Outgoing {
                     id: RequestId(format!("send/{}", key.sequence)),
                     http: HttpRequest::new(Method::Put, CLIENT, &segments).json(content),
-                    kind: RequestKind::Send { sequence: key.sequence },
+                    kind: RequestKind::Send { sequence: key.sequence, txn_id: row.txn_id },
                 });
             }
             QueueState::Queued => {

@@ -16,7 +16,10 @@ use herold_store::{
     },
 };
 use herold_trust::Policy;
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId, RoomId};
+use ruma::{
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId, RoomId,
+    TransactionId,
+};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -231,6 +234,7 @@ fn fail(
 pub(crate) fn handle_sent(
     txn: &mut Txn<'_, '_>,
     sequence: u64,
+    txn_id: &TransactionId,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
     #[derive(serde::Deserialize)]
@@ -238,7 +242,8 @@ pub(crate) fn handle_sent(
         event_id: OwnedEventId,
     }
     let key = SequenceKey { sequence };
-    let Some(mut row) = txn.load::<QueueRecord>(&key)? else { return Ok(()) };
+    let row = txn.load::<QueueRecord>(&key)?.filter(|row| row.txn_id == txn_id);
+    let Some(mut row) = row else { return Ok(()) };
     if let Some(sent) = answer.success().and_then(|body| serde_json::from_slice::<Sent>(body).ok())
     {
         txn.delete::<QueueRecord>(&key);
@@ -262,10 +267,12 @@ pub(crate) fn handle_sent(
 pub(crate) fn handle_to_device_sent(
     txn: &mut Txn<'_, '_>,
     sequence: u64,
+    txn_id: &TransactionId,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
     let key = SequenceKey { sequence };
-    let Some(mut row) = txn.load::<OutboxRecord>(&key)? else { return Ok(()) };
+    let row = txn.load::<OutboxRecord>(&key)?.filter(|row| row.txn_id == txn_id);
+    let Some(mut row) = row else { return Ok(()) };
     if answer.success().is_some() {
         forget_request(txn, &key);
         return app_to_device::handle_answered(txn, sequence, None);
@@ -358,10 +365,7 @@ fn split(
 }
 
 /// Removes a queued event that has not been sent. An encrypted one may already be on its way.
-pub(crate) fn cancel(
-    txn: &mut Txn<'_, '_>,
-    txn_id: &ruma::TransactionId,
-) -> Result<bool, MachineError> {
+pub(crate) fn cancel(txn: &mut Txn<'_, '_>, txn_id: &TransactionId) -> Result<bool, MachineError> {
     let row = txn.list::<QueueRecord>(&[])?.into_iter().find(|(_, row)| row.txn_id == txn_id);
     let Some((key, row)) = row else { return Ok(false) };
     if matches!(row.state, QueueState::Ready { .. }) {
@@ -372,10 +376,7 @@ pub(crate) fn cancel(
 }
 
 /// Tries an event again that was refused.
-pub(crate) fn retry(
-    txn: &mut Txn<'_, '_>,
-    txn_id: &ruma::TransactionId,
-) -> Result<bool, MachineError> {
+pub(crate) fn retry(txn: &mut Txn<'_, '_>, txn_id: &TransactionId) -> Result<bool, MachineError> {
     let row = txn.list::<QueueRecord>(&[])?.into_iter().find(|(_, row)| row.txn_id == txn_id);
     let Some((key, mut row)) = row else { return Ok(false) };
     if !matches!(row.state, QueueState::Failed { .. }) {

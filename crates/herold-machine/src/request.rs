@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 
 /// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,16 +192,20 @@ pub(crate) enum RequestKind {
     KeysClaim {
         devices: Vec<(OwnedUserId, OwnedDeviceId)>,
     },
+    /// The place in the outbox, and the transaction id: after a power loss the place may be another's.
     ToDevice {
         sequence: u64,
+        txn_id: OwnedTransactionId,
     },
     /// The room, with the generation of its members when the request was made.
     Members {
         room_id: OwnedRoomId,
         generation: u64,
     },
+    /// The place in the queue, and the transaction id, likewise.
     Send {
         sequence: u64,
+        txn_id: OwnedTransactionId,
     },
 }
 

@@ -14,10 +14,11 @@ use herold_crypto::{
 use herold_store::{
     StoreError,
     records::{
-        BlockedRecord, ClaimRecord, DeviceKey, DeviceRecord, HistoryVisibility, IdentityRecord,
-        InboundSessionKey, InboundSessionRecord, MemberKey, MemberRecord, Membership,
-        OutboundSessionRecord, OutboxRecord, OutdatedUserRecord, RoomKey, RoomRecord, SessionKey,
-        SessionRoomRecord, ShareKey, ShareRecord, ShareState, TrackedUserRecord, UserKey,
+        BackoffRecord, BlockedRecord, ClaimRecord, CounterRecord, DeviceKey, DeviceRecord,
+        HistoryVisibility, IdentityRecord, InboundSessionKey, InboundSessionRecord, MemberKey,
+        MemberRecord, Membership, NameKey, OutboundSessionRecord, OutboxRecord, OutdatedUserRecord,
+        RoomKey, RoomRecord, SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
+        TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
@@ -43,6 +44,11 @@ use crate::{
 const RESERVE: u32 = 256;
 /// A message waits this long at most for keys to be claimed, and for servers that do not answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The messages of a room wait so long in all for keys to be claimed, until [`RESPITE`] has passed: a member
+/// whose devices keep coming, and cannot be reached, must not hold everybody up for ever.
+const LONGEST_HOPE: Duration = Duration::from_secs(60);
+const RESPITE: Duration = Duration::from_secs(600);
 
 /// Whether the room's next message can be encrypted.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,8 +118,11 @@ pub(crate) fn prepare(
         Some(session) => session,
         None => new_session(txn, hot, room_id, room)?,
     };
-    let waiting = share(txn, hot, room_id, &mut session, &recipients, Wait::ForClaims)?;
-    if !waiting {
+    let wait = hope(txn, room_id)?;
+    let waiting = share(txn, hot, room_id, &mut session, &recipients, wait)?;
+    if waiting {
+        note_hope(txn, room_id)?;
+    } else {
         session.device_generation = txn.current_number(GENERATION)?;
         session.member_generation = room.member_generation;
     }
@@ -158,6 +167,44 @@ enum Wait {
     ForClaims,
     /// For nothing: it is for messages that have gone out.
     ForNothing,
+}
+
+/// The name of what is noted of a room's waiting for claims: for how many milliseconds it did, and when last.
+fn hope_name(room_id: &RoomId) -> NameKey {
+    NameKey { name: format!("hope/{room_id}") }
+}
+
+/// When the room's messages last waited for claims, and for how many milliseconds since it was given a respite.
+fn hoped(txn: &Txn<'_, '_>, room_id: &RoomId) -> Result<Option<(Timestamp, u64)>, MachineError> {
+    let name = hope_name(room_id);
+    let now = txn.cx.now;
+    let last = txn.load::<BackoffRecord>(&name)?.map(|record| record.retry_at);
+    let last = last.filter(|last| *last <= now && now.saturating_since(*last) < RESPITE);
+    Ok(match last {
+        Some(last) => Some((last, txn.current_number(&name.name)?)),
+        None => None,
+    })
+}
+
+/// Whether the room's messages may wait for claims.
+fn hope(txn: &Txn<'_, '_>, room_id: &RoomId) -> Result<Wait, MachineError> {
+    let spent = hoped(txn, room_id)?.map_or(0, |(_, spent)| u128::from(spent));
+    Ok(if spent < LONGEST_HOPE.as_millis() { Wait::ForClaims } else { Wait::ForNothing })
+}
+
+/// Notes that the room's next message waits for claims. It is looked at again within [`PATIENCE`], unless the
+/// app is asleep.
+fn note_hope(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result<(), MachineError> {
+    let now = txn.cx.now;
+    let spent = hoped(txn, room_id)?.map_or(0, |(last, spent)| {
+        let more = Some(now.saturating_since(last)).filter(|more| *more <= 2 * PATIENCE);
+        let more = more.unwrap_or_default().as_millis();
+        spent.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+    });
+    let name = hope_name(room_id);
+    txn.put(&name, &CounterRecord { next: spent });
+    txn.put(&name, &BackoffRecord { failures: 0, retry_at: now });
+    Ok(())
 }
 
 /// The devices of a room's members, sorted by whether they may have the key.

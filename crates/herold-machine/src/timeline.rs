@@ -230,8 +230,14 @@ fn decrypt(
         Some(known) if known != this => return Ok(failed(Utd::Replay)),
         Some(_) => {}
         None => {
-            let earlier =
-                claims::earlier_ciphertexts(txn, key, event, &session_id, u64::from(index))?;
+            let earlier = claims::earlier_ciphertexts(
+                txn,
+                key,
+                event,
+                &session_id,
+                u64::from(index),
+                &ciphertext,
+            )?;
             if let Some(claim) = known.get_mut(place)
                 && earlier.iter().any(|text| claim.session.decrypt(text).is_ok())
             {

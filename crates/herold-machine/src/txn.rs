@@ -57,6 +57,9 @@ pub(crate) struct Left {
     pub(crate) first_number: Option<u64>,
 }
 
+/// A record with its key.
+pub(crate) type Row<R> = (<R as Record>::Key, R);
+
 /// A step under way.
 pub(crate) struct Txn<'a, 'c> {
     snapshot: &'a dyn Snapshot,
@@ -159,7 +162,7 @@ impl<'a, 'c> Txn<'a, 'c> {
     }
 
     /// All records with `prefix`, the step's own changes included, in key order.
-    pub(crate) fn list<R: Record>(&self, prefix: &[u8]) -> Result<Vec<(R::Key, R)>, StoreError> {
+    pub(crate) fn list<R: Record>(&self, prefix: &[u8]) -> Result<Vec<Row<R>>, StoreError> {
         self.merge(self.snapshot.list::<R>(prefix, usize::MAX)?, prefix)
     }
 
@@ -177,10 +180,7 @@ impl<'a, 'c> Txn<'a, 'c> {
 
     /// The whole table, if it had `limit` rows at most before this step: for who is about to look at many of them. A row
     /// of a scan costs a tenth of one that is looked up.
-    pub(crate) fn whole<R: Record>(
-        &self,
-        limit: usize,
-    ) -> Result<Option<Vec<(R::Key, R)>>, StoreError> {
+    pub(crate) fn whole<R: Record>(&self, limit: usize) -> Result<Option<Vec<Row<R>>>, StoreError> {
         let stored = self.snapshot.list::<R>(&[], limit.saturating_add(1))?;
         if stored.len() > limit {
             return Ok(None);
@@ -191,9 +191,9 @@ impl<'a, 'c> Txn<'a, 'c> {
     /// Rows of the snapshot with `prefix`, as this step has changed them.
     fn merge<R: Record>(
         &self,
-        stored: Vec<(R::Key, R)>,
+        stored: Vec<Row<R>>,
         prefix: &[u8],
-    ) -> Result<Vec<(R::Key, R)>, StoreError> {
+    ) -> Result<Vec<Row<R>>, StoreError> {
         let mut touched = self
             .changes
             .rows_from(R::TABLE, prefix)
@@ -202,7 +202,7 @@ impl<'a, 'c> Txn<'a, 'c> {
         if touched.peek().is_none() {
             return Ok(stored);
         }
-        let mut merged: BTreeMap<Vec<u8>, (R::Key, R)> =
+        let mut merged: BTreeMap<Vec<u8>, Row<R>> =
             stored.into_iter().map(|row| (row.0.to_bytes(), row)).collect();
         for (key, value) in touched {
             match value {

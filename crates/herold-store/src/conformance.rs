@@ -12,7 +12,7 @@ mod samples;
 
 pub use facts::*;
 pub use model::any_history_reads_like_an_ordered_map;
-pub use samples::{assert_samples, assert_samples_without, sample_changes, sampled_tables};
+pub use samples::{assert_samples, sample_changes, sampled_tables};
 
 use crate::{Store, StoreError};
 

@@ -17,14 +17,15 @@ use herold::{
 use herold_crypto::{SecretString, SeededEntropy};
 use herold_machine::Outgoing;
 use herold_store::{
-    SnapshotExt as _,
-    records::{Only, QueueRecord, QueueState, SyncRecord},
+    ScanControl, SnapshotExt as _,
+    records::{Only, OutboxBodyRecord, QueueRecord, QueueState, SyncRecord},
 };
 use serde_json::{Value, json};
 
 use crate::{
     Disk, Fate, Faults, Oracle,
     homeserver::{HomeServer, ServerRequest, ServerResponse},
+    oracle::ciphertexts,
 };
 
 /// The world's clock. Clones are the same clock.
@@ -441,12 +442,20 @@ impl World {
 
     /// Ends a device's process; it starts again when it is next needed.
     pub fn restart(&mut self, device: usize) {
-        self.devices[device].engine = None;
+        self.end_process(device);
+    }
+
+    /// What was under way ends with the process: nobody is there to take late answers.
+    fn end_process(&mut self, device: usize) {
+        let sim = &mut self.devices[device];
+        sim.engine = None;
+        self.oracle.may_forget(sim.user_id.as_str(), &sim.device_id);
+        self.late.retain(|(of, ..)| *of != device);
     }
 
     /// The power of a device fails.
     pub fn lose_power(&mut self, device: usize) {
-        self.devices[device].engine = None;
+        self.end_process(device);
         self.devices[device].disk.lose_power();
     }
 
@@ -492,10 +501,26 @@ impl World {
                 Some(at) if quiet < 20 => {
                     self.clock.advance(Duration::from_millis(at.saturating_sub(now).max(1)));
                 }
-                _ => return,
+                _ => return self.count_rows(),
             }
         }
         panic!("the world does not settle");
+    }
+
+    /// Has the oracle look at how much there is on the devices.
+    fn count_rows(&mut self) {
+        for sim in &self.devices {
+            let Some(engine) = &sim.engine else { continue };
+            for table in Oracle::bounded() {
+                let mut rows = 0;
+                let counted = engine.snapshot().scan(table, &[], None, &mut |_, _| {
+                    rows += 1;
+                    ScanControl::Continue(())
+                });
+                counted.expect("a store in memory");
+                self.oracle.has_rows(&sim.device_id, table, rows);
+            }
+        }
     }
 
     /// Makes every request of a device that is due. Whether there was one.
@@ -506,15 +531,22 @@ impl World {
         let due = self.with_engine(device, |engine| engine.due_requests());
         let Some(Ok(due)) = due else { return true };
         let any = due.changed || !due.reply.is_empty();
+        if due.changed {
+            self.take_events(device);
+        }
         for outgoing in due.reply {
+            let (name, request) = names_of(&outgoing);
+            let now = self.time_of(device);
+            let sim = &self.devices[device];
+            self.oracle.asks(sim.user_id.as_str(), &sim.device_id, now, &name, &request);
             let (fate, response) = self.exchange(device, &outgoing.http);
             match (fate, response) {
                 (Fate::Delayed, Some(response)) => self.late.push((device, outgoing, response)),
                 (Fate::Duplicated, Some(response)) => {
-                    self.answer(device, &outgoing, Some(&response));
-                    self.answer(device, &outgoing, Some(&response));
+                    self.answer(device, &outgoing, Some(&response), true);
+                    self.answer(device, &outgoing, Some(&response), true);
                 }
-                (_, response) => self.answer(device, &outgoing, response.as_ref()),
+                (_, response) => self.answer(device, &outgoing, response.as_ref(), true),
             }
         }
         any
@@ -573,8 +605,8 @@ impl World {
         }
         let result = run(engine);
         if sim.disk.is_dead() {
-            sim.engine = None;
             sim.deaths += 1;
+            self.end_process(device);
             return None;
         }
         self.note_encrypted(device);
@@ -644,27 +676,35 @@ impl World {
         }
     }
 
-    /// The app takes its events and acknowledges them.
+    /// The app takes its events and acknowledges them, which may bring more.
     fn take_events(&mut self, device: usize) {
-        let after = self.devices[device].acknowledged;
-        let events = self.with_engine(device, |engine| {
-            engine.read(|machine, snapshot| machine.events_after(snapshot, after, 10_000))
-        });
-        let Some(Ok(events)) = events else { return };
-        let Some((last, _)) = events.last() else { return };
-        let last = *last;
-        let sim = &mut self.devices[device];
-        sim.acknowledged = Some(last);
-        for (_, event) in events {
-            self.oracle.scan("an app event", &format!("{event:?}"));
-            self.devices[device].events.push(event);
+        loop {
+            let after = self.devices[device].acknowledged;
+            let events = self.with_engine(device, |engine| {
+                engine.read(|machine, snapshot| machine.events_after(snapshot, after, 10_000))
+            });
+            let Some(Ok(events)) = events else { return };
+            let Some((last, _)) = events.last() else { return };
+            let last = *last;
+            self.devices[device].acknowledged = Some(last);
+            for (_, event) in events {
+                self.oracle.scan("an app event", &format!("{event:?}"));
+                self.devices[device].events.push(event);
+            }
+            self.with_engine(device, |engine| {
+                engine.step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, last))
+            });
         }
-        self.with_engine(device, |engine| {
-            engine.step(|machine, snapshot, cx| machine.acknowledge(snapshot, cx, last))
-        });
     }
 
-    fn answer(&mut self, device: usize, outgoing: &Outgoing, response: Option<&ServerResponse>) {
+    /// Gives a device an answer, be it in time.
+    fn answer(
+        &mut self,
+        device: usize,
+        outgoing: &Outgoing,
+        response: Option<&ServerResponse>,
+        in_time: bool,
+    ) {
         let answer = match response {
             None => Answer::Failed,
             Some(response) => Answer::Response {
@@ -673,15 +713,50 @@ impl World {
                 body: &response.body,
             },
         };
-        self.with_engine(device, |engine| engine.answer(outgoing, answer));
+        let (user, id) =
+            (self.devices[device].user_id.to_string(), self.devices[device].device_id.clone());
+        let body = response.filter(|response| response.status == 200);
+        let body = body.and_then(|body| serde_json::from_slice::<Value>(&body.body).ok());
+        let (name, request) = names_of(outgoing);
+        let wait = response.filter(|response| response.status == 429);
+        let wait = wait.and_then(|response| response.retry_after_ms);
+        let now = self.time_of(device);
+        self.oracle.ended((&user, &id), now, (&name, &request), body.is_some(), wait);
+        let mut gone = Vec::new();
+        if let Some(body) = body.filter(|_| outgoing.http.path.ends_with("/keys/query")) {
+            self.oracle.got_devices(&user, &id, &body);
+            // A late answer may be too old to count.
+            if in_time {
+                gone = self.oracle.left_out(&user, &id, &json_of(&outgoing.http), &body);
+            }
+        }
+        let before = if gone.is_empty() { BTreeSet::new() } else { self.outbox(device) };
+        let taken = self.with_engine(device, |engine| engine.answer(outgoing, answer));
+        if matches!(taken, Some(Ok(_))) {
+            self.oracle.lost_devices(&user, &id, gone, &before);
+        }
         self.take_events(device);
+    }
+
+    /// The time in milliseconds as a device has it.
+    fn time_of(&self, device: usize) -> u64 {
+        let engine = self.devices[device].engine.as_ref();
+        engine.map_or(self.clock.millis(), |engine| engine.now().as_millis())
+    }
+
+    /// The ciphertexts that a device has made for others and not sent yet.
+    fn outbox(&self, device: usize) -> BTreeSet<String> {
+        let image = self.devices[device].disk.image();
+        let rows = image.list::<OutboxBodyRecord>(&[], usize::MAX).expect("a store in memory");
+        let bodies = rows.iter().filter_map(|(_, row)| serde_json::from_str(&row.body).ok());
+        bodies.flat_map(|body| ciphertexts(&body)).collect()
     }
 
     fn deliver_late(&mut self) -> bool {
         let late = std::mem::take(&mut self.late);
         let any = !late.is_empty();
         for (device, outgoing, response) in late {
-            self.answer(device, &outgoing, Some(&response));
+            self.answer(device, &outgoing, Some(&response), false);
         }
         any
     }
@@ -763,6 +838,27 @@ impl World {
             body,
         }
     }
+}
+
+fn json_of(http: &HttpRequest) -> Value {
+    match &http.body {
+        Body::Json(text) => serde_json::from_str(text).unwrap_or_default(),
+        _ => Value::Null,
+    }
+}
+
+/// What the oracle calls a request: its id, for to-device messages with the transaction, and the whole of it.
+fn names_of(outgoing: &Outgoing) -> (String, String) {
+    let http = &outgoing.http;
+    let body = match &http.body {
+        Body::Json(text) => text.as_str(),
+        _ => "",
+    };
+    let name = match outgoing.id.as_str() {
+        "sendToDevice" => http.path.clone(),
+        id => id.to_owned(),
+    };
+    (name, format!("{} {body}", http.path))
 }
 
 fn has_errcode(response: &ServerResponse, errcode: &str) -> bool {

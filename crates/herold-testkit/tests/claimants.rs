@@ -215,3 +215,70 @@ fn a_claim_in_the_owners_name_from_an_unknown_device_gives_way_to_the_known_one(
     race.deliver();
     race.alice_is_read();
 }
+
+/// Members who name Alice's session in events of their own, and claim it, are no better than she whose message
+/// it made: her key gets in, however many they are.
+#[test]
+fn many_members_who_name_a_session_leave_room_for_the_owner() {
+    let mut race = race(7);
+    // They are given the key for what comes after they have joined. Copies of what is before it wait.
+    let content = raw(&race.world, &race.room, &race.sent)["content"].clone();
+    let mut sybils = Vec::new();
+    for name in ["s0", "s1", "s2", "s3"] {
+        for _ in 0..2 {
+            let sybil = Attacker::log_in(&mut race.world, name);
+            let invited = json!({ "user_id": sybil.user_id });
+            let invite = path(&race.room, "invite");
+            race.world.call(Some(race.alice), "POST", &invite, invited);
+            sybil.call(&mut race.world, "POST", &path(&race.room, "join"), &json!({}));
+            let send = path(&race.room, "send/m.room.encrypted/named");
+            sybil.call(&mut race.world, "PUT", &send, &content);
+            sybils.push(sybil);
+        }
+    }
+    race.world.settle();
+    race.world.queue(race.alice, &race.room, "for all");
+    race.world.settle();
+    race.without_the_key();
+    let before = race.claims();
+    for sybil in &mut sybils {
+        let key = room_keys_of(&race.world, sybil).pop().unwrap()["content"].clone();
+        assert_eq!(key["session_id"], race.key["session_id"]);
+        sybil.send(&mut race.world, race.bob, "m.room_key", &key);
+        race.world.settle();
+    }
+    assert_eq!(race.claims(), before + 8);
+    race.world.restart(race.bob);
+    race.deliver();
+    race.alice_is_read();
+    let next = race.world.send(race.alice, &race.room, "and again");
+    assert_eq!(race.world.text(race.bob, &race.room, &next).as_deref(), Ok("and again"));
+}
+
+/// However much rubbish a friend of Eve's sends under the index of Alice's message, her copy of it is a copy.
+#[test]
+fn a_crowd_of_events_does_not_hide_the_original_of_a_copy() {
+    let mut race = race(8);
+    let copy = raw(&race.world, &race.room, &race.sent)["content"].clone();
+    let mut content = copy.clone();
+    content["ciphertext"] = json!(OutboundGroupSession::new().encrypt(b"{}"));
+    let eve = race.eve.user_id.clone();
+    race.without_the_key();
+    for n in 0..250 {
+        let event = json!({ "type": "m.room.encrypted", "sender": "@carol:world.test", "content": content });
+        inject(&mut race.world, &race.room, event, &format!("!{n}"));
+        if n % 40 == 0 {
+            race.world.settle();
+        }
+    }
+    race.world.settle();
+    let key = race.key.clone();
+    race.eve.send(&mut race.world, race.bob, "m.room_key", &key);
+    race.world.settle();
+    let event = json!({ "type": "m.room.encrypted", "sender": eve, "content": copy });
+    let copied = inject(&mut race.world, &race.room, event, "~copy");
+    race.world.settle();
+    assert_eq!(shown(&mut race.world, race.bob, &race.room, &copied).1, Err(Utd::Replay));
+    race.deliver();
+    race.alice_is_read();
+}

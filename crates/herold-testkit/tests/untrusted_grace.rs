@@ -8,13 +8,13 @@ mod behaviour_common;
 
 use std::time::Duration;
 
-use attacks_common::CrossSigning;
+use attacks_common::{CrossSigning, rows};
 use behaviour_common::{block, clean, log_length, log_out, sent_to, session, turn_back};
 use herold::{
     DecryptTrust, DeviceId, Notice, OwnedDeviceId, OwnedRoomId, OwnedTransactionId, Policy,
     QueueState, Recipients,
 };
-use herold_testkit::{Disk, World, kill_at_each_commit, open_policy};
+use herold_testkit::{Attacker, Disk, World, kill_at_each_commit, open_policy};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -220,6 +220,36 @@ fn a_device_that_hides_and_comes_back_gains_no_time() {
     world.clock.advance(DAY);
     assert!(is_strict(&try_send(&mut world, alice, &room, "the eighth day")));
     assert_eq!(told(&world, alice).len(), 1);
+    clean(&world);
+}
+
+/// A user can have a device after the other: what is noted of those that have gone is bounded, and takes no
+/// older note away.
+#[test]
+fn a_crowd_of_devices_that_come_and_go_fills_nothing_and_gains_nobody_time() {
+    let Scene { mut world, alice, bob, room, .. } = scene(906);
+    let bob_id = world.devices[bob].user_id.to_string();
+    for round in 0..12 {
+        let ids: Vec<String> = (0..50).map(|n| format!("R{round}N{n}")).collect();
+        for id in &ids {
+            let keys = Attacker::unlisted(&bob_id, id).device_keys();
+            world.server.add_device_keys(&bob_id, id, keys);
+        }
+        world.settle();
+        try_send(&mut world, alice, &room, "told").unwrap();
+        for id in &ids {
+            world.server.override_device_keys(&bob_id, id, serde_json::Value::Null);
+        }
+        world.settle();
+        world.clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(told(&world, alice).len(), 601);
+    let rows = rows(&world, alice, herold_store::Table::UntrustedDevice);
+    assert!(rows <= 550, "{rows} notes of devices that have gone");
+    // The first, which is still there, counts from when it was first seen.
+    world.clock.advance(7 * DAY - Duration::from_secs(60));
+    let late = try_send(&mut world, alice, &room, "too late");
+    assert!(is_strict(&late), "{late:?}");
     clean(&world);
 }
 

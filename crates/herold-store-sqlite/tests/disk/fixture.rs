@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use herold_store::{Table, conformance};
+use herold_store::conformance;
 use herold_store_sqlite::SqliteStore;
 
 use crate::{Place, cheap, passphrase, raw};

@@ -82,8 +82,11 @@ fn each_kill(seed: u64, profile: Profile, actions: &[Action]) -> (Report, Option
     for (device, commits) in commits.into_iter().enumerate() {
         for commit in 0..commits {
             // Before it and after it is the same to the disk but for that one commit: they take turns.
-            let kill =
-                if (commit + seed) % 2 == 0 { Kill::Before(commit) } else { Kill::After(commit) };
+            let kill = if (commit + seed).is_multiple_of(2) {
+                Kill::Before(commit)
+            } else {
+                Kill::After(commit)
+            };
             match run_with_kill(seed, profile, actions, Some((device, kill))) {
                 Ok((one, _)) => report.add(&one),
                 Err(failure) => return (report, Some((failure, Some((device, kill))))),

@@ -99,6 +99,14 @@ impl HomeServer {
         (ever, always)
     }
 
+    /// Since when a user had been invited at a position without having joined, if that was so.
+    #[must_use]
+    pub fn invited_since(&self, room_id: &str, user: &str, position: u64) -> Option<u64> {
+        let event = self.rooms.get(room_id)?.state_at("m.room.member", user, position)?;
+        let membership = event.content("membership").and_then(Value::as_str);
+        (membership == Some("invite")).then_some(event.pos)
+    }
+
     /// Whether a device has published its identity keys.
     #[must_use]
     pub fn has_device_keys(&self, user: &str, device: &str) -> bool {

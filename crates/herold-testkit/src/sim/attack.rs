@@ -131,12 +131,17 @@ impl Villains {
 
     /// What they have done to the server is undone.
     pub(super) fn leave(&mut self, world: &mut World) {
-        for (user, device) in std::mem::take(&mut self.swapped) {
-            world.server.restore_device_keys(&user, &device);
+        for (user, device) in &self.swapped {
+            world.server.restore_device_keys(user, device);
         }
         for (user, device) in std::mem::take(&mut self.lied_about) {
             world.server.set_one_time_key_count_override(&user, &device, None);
         }
+    }
+
+    /// Whether a device of a user has had other keys: who had not met it before could not reach it.
+    pub(super) fn has_swapped(&self, user: &str) -> bool {
+        self.swapped.iter().any(|(swapped, _)| swapped == user)
     }
 
     /// Whether a villain has said this in her own name.
@@ -223,7 +228,7 @@ impl Attack {
                 let session = OutboundGroupSession::new();
                 let mut content = room_key(&session, &room);
                 content["ciphertext"] = json!("AwgAEg");
-                if target % 2 == 0 {
+                if target.is_multiple_of(2) {
                     content["algorithm"] = Value::Null;
                 }
                 inject_to_device(sim, device, device, "m.room.encrypted", content);
@@ -265,9 +270,7 @@ impl Attack {
                 let (user, id) = sim.names(device);
                 let keys = Attacker::unlisted(&user, &id).device_keys();
                 sim.world.server.override_device_keys(&user, &id, keys);
-                sim.villains.swapped.insert((user.clone(), id));
-                // Until the end: who has not met the device before cannot reach it.
-                sim.unreachable.insert(user, u64::MAX);
+                sim.villains.swapped.insert((user, id));
             }
             Self::WithheldSpam => {
                 let Some(id) = some_session(sim, &room, target) else { return };
@@ -398,14 +401,17 @@ fn again(sim: &mut Sim, choice: u8, into: &OwnedRoomId, change: impl FnOnce(&mut
         events.iter().filter(|event| event["type"] == "m.room.encrypted").collect();
     let Some(event) = encrypted.get(usize::from(choice) % encrypted.len().max(1)) else { return };
     let mut event = (*event).clone();
-    if choice % 2 == 0 {
+    if choice.is_multiple_of(2) {
         event["origin_server_ts"] = json!(sim.world.clock.millis() + 1);
     }
-    let (id, sender) = (event["event_id"].clone(), event["sender"].clone());
     change(&mut event);
-    if event["sender"] == sender && *into == room {
-        sim.villains.copied.extend(id.as_str().map(str::to_owned));
-    }
+    // The one it is a copy of may be a copy itself, and have come from there.
+    let copied = sim.world.server.events(into.as_str()).into_iter().filter(|known| {
+        known["sender"] == event["sender"]
+            && known["content"]["ciphertext"] == event["content"]["ciphertext"]
+    });
+    let copied = copied.filter_map(|known| known["event_id"].as_str().map(str::to_owned));
+    sim.villains.copied.extend(copied);
     inject(sim, into, event);
 }
 
@@ -447,7 +453,7 @@ fn forwarded_key(sim: &mut Sim, device: usize, room: &OwnedRoomId, choice: u8) {
         let content = json!({
             "algorithm": MEGOLM,
             "room_id": room,
-            "session_id": if choice % 2 == 0 { id } else { session.session_id().as_str().to_owned() },
+            "session_id": if choice.is_multiple_of(2) { id } else { session.session_id().as_str().to_owned() },
             "session_key": exported.as_str(),
             "sender_key": mallory.keys().curve25519.to_base64(),
             "sender_claimed_ed25519_key": mallory.keys().ed25519.to_base64(),

@@ -124,10 +124,12 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
             // A device whose disk was put back may have used up what others have, and lost what it had.
             let excused = sim.excused(device) || sim.excused(sender);
             // Who could not be reached at first and is not to be any more has missed it.
-            let user = sim.world.devices[device].user_id.as_str();
-            let (_, stayed) = sim.world.server.reads_along(room.as_str(), user, since.clone());
+            let stayed = |device: usize| {
+                let user = sim.world.devices[device].user_id.as_str();
+                sim.world.server.reads_along(room.as_str(), user, since.clone()).1
+            };
             let missed = sim.states[sender].ever_blocked.contains(&device)
-                || !stayed && sim.profile > Profile::Honest;
+                || sim.profile > Profile::Honest && !(stayed(device) && stayed(sender));
             let promised = must.contains(&device)
                 && there
                 && !missed

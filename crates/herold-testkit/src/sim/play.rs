@@ -189,6 +189,7 @@ impl Sim {
         if let Some(identity) = self.identities.get(&user)
             && !self.is_unreachable(&user)
         {
+            self.world.server.limit_requests(0, 0);
             identity.sign_device(&mut self.world, device);
             self.states[device].signed = Some(self.world.server.position());
         }
@@ -355,7 +356,8 @@ impl Sim {
     }
 
     fn is_unreachable(&self, user: &str) -> bool {
-        self.unreachable.get(user).is_some_and(|until| self.world.clock.millis() < *until)
+        self.villains.has_swapped(user)
+            || self.unreachable.get(user).is_some_and(|until| self.world.clock.millis() < *until)
     }
 
     fn may_act(&self, device: usize) -> bool {
@@ -511,9 +513,12 @@ impl Sim {
             Readers { position: encrypted.position, may: BTreeSet::new(), must: BTreeSet::new() };
         for (number, state) in self.states.iter().enumerate() {
             let user = self.world.devices[number].user_id.as_str();
+            // Of the devices of users who have not joined nobody is told when they change.
+            let invited = self.world.server.invited_since(room.as_str(), user, encrypted.since);
+            let told = invited.unwrap_or(encrypted.since).min(encrypted.since);
             let by_then = |place: Option<u64>| {
                 let is = |limit| place.is_some_and(|place| place <= limit);
-                (is(encrypted.position), is(encrypted.since))
+                (is(encrypted.position), is(told))
             };
             let span = encrypted.since..=encrypted.position;
             let candidate = Candidate {

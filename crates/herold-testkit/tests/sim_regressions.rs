@@ -1,0 +1,65 @@
+//! Schedules that the simulated world has failed on, shortened: each a defect that must not come back.
+
+#![allow(missing_docs, clippy::panic, clippy::enum_glob_use)]
+
+use herold_testkit::sim::{Action, Action::*, Profile, run};
+
+fn holds(seed: u64, profile: Profile, actions: &[Action]) {
+    if let Err(failure) = run(seed, profile, actions) {
+        panic!("{failure}");
+    }
+}
+
+/// A message that had waited for long, its app asleep, went out before the keys of the others' devices were
+/// even asked for.
+#[test]
+fn patience_begins_when_keys_are_asked_for() {
+    let actions = [Send(48, 19), Pass(32), ForJoined(37, false), Pump(53), Pump(33), Sync(18)];
+    holds(2, Profile::Honest, &actions);
+    holds(10, Profile::Honest, &[ForJoined(22, true), Send(0, 44), Pass(39)]);
+}
+
+/// The same, where the server had asked to wait and the app slept over it.
+#[test]
+fn patience_begins_anew_after_a_pause() {
+    let actions =
+        [Send(53, 37), Pump(18), Throttle(2), Pump(3), Pass(12685), Send(38, 39), Discard(33, 47)];
+    holds(36, Profile::Faulty, &actions);
+}
+
+/// A device could not read the Olm message that brought a session, and said so after the session had been
+/// replaced: it was given the current one only.
+#[test]
+fn a_replaced_session_is_given_again() {
+    let actions = [
+        LoseOneTimeKeys(47),
+        Pass(40),
+        Send(37, 49),
+        Send(56, 18),
+        Pump(12),
+        Pump(36),
+        Pump(46),
+        Pass(29),
+        Pump(27),
+        Pump(47),
+        Pump(12),
+        Sync(22),
+        ForJoined(36, true),
+        Pass(13648),
+    ];
+    holds(158, Profile::Faulty, &actions);
+    let actions = [
+        LogIn(53, false),
+        Pass(52),
+        Send(29, 2),
+        Send(35, 38),
+        LoseOneTimeKeys(36),
+        Pass(34),
+        Pump(29),
+        Pump(47),
+        Sync(30),
+        Pass(7725),
+        Send(53, 12),
+    ];
+    holds(24, Profile::Hostile, &actions);
+}
