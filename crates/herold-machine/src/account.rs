@@ -18,8 +18,10 @@ use crate::{
     wire::{KeysUploadBody, RawMap},
 };
 
-/// The previous fallback key still works for this long after a new one was made.
-const KEEP_PREVIOUS_FALLBACK: Duration = Duration::from_secs(3600);
+/// The previous fallback key still works for this long after the server has accepted a new one. A sender may
+/// have claimed it and been switched off before it sent; a private key that could read a first message gives
+/// away no more than the room keys of that week, which are stored beside it.
+const KEEP_PREVIOUS_FALLBACK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Whatever the server says, the fallback key is not rotated more often than this...
 const FALLBACK_INTERVAL: Duration = Duration::from_secs(60);
 /// ...and one-time keys are not uploaded more often than this.
@@ -124,6 +126,10 @@ pub(crate) fn upload_body(
 pub(crate) fn handle_upload(txn: &mut Txn<'_, '_>, answer: Answer<'_>) -> Result<(), MachineError> {
     let mut uploads: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
     if let Some(body) = answer.success() {
+        if txn.account()?.unpublished_fallback_key().is_some() {
+            uploads.forget_previous_fallback_at =
+                Some(txn.cx.now.saturating_add(KEEP_PREVIOUS_FALLBACK));
+        }
         txn.change_account()?.mark_keys_as_published();
         uploads.device_keys_published = true;
         uploads.unpublished_keys = false;
@@ -206,7 +212,7 @@ fn replenish(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
             uploads.unpublished_keys = true;
             uploads.fallback_used = false;
             uploads.fallback_created_at = Some(now);
-            uploads.forget_previous_fallback_at = Some(now.saturating_add(KEEP_PREVIOUS_FALLBACK));
+            uploads.forget_previous_fallback_at = None; // not before others can have the new one
         }
     }
     if uploads != before {

@@ -8,8 +8,8 @@ use std::{
 
 use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey};
 use herold_store::records::{
-    BackoffRecord, ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord,
-    IdentityRecord, NameKey, OutdatedUserRecord, TrackedUserRecord, UserKey,
+    ClaimRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey, DeviceRecord, IdentityRecord,
+    OutdatedUserRecord, TrackedUserRecord, UserKey,
 };
 use herold_trust::{
     Device, DeviceChange, DeviceKeysError, Identity, IdentityState, compare, owns,
@@ -30,8 +30,11 @@ pub(crate) const GENERATION: &str = "device_generation";
 /// Numbers every state in which a device list was known to be outdated.
 const LIST_GENERATION: &str = "list_generation";
 
-/// The back-off record of queries that failed as a whole.
-const QUERY: &str = "keys/query";
+/// The name of the query for a server's users: the request's, and that of its back-off when it failed as
+/// a whole.
+pub(crate) fn query_name(server: &str) -> String {
+    format!("keys/query/{server}")
+}
 
 /// A failed user is asked for again after this long at the latest.
 const SERVER_FAILURE_RETRY: Duration = Duration::from_secs(15);
@@ -55,13 +58,9 @@ pub(crate) fn mark_outdated(
     // One count for all lists, so that a number never comes again: not even when a user who had left is
     // tracked anew, and an answer from before is still under way.
     tracked.generation = txn.next_number(LIST_GENERATION)?.saturating_add(1);
-    // A change may be the other server's coming back: ask at once. It is no reason to ask our own one sooner than it
-    // said.
-    let limit: Option<BackoffRecord> = txn.load(&NameKey { name: QUERY.to_owned() })?;
-    let is_limited = limit.is_some_and(|limit| txn.cx.now < limit.retry_at);
-    if tracked.failures > 0 && !is_limited {
-        tracked.retry_at = None;
-    }
+    // A change may be the other server's coming back: ask at once. (What our own server asked to be put
+    // off is kept by the name of the query, and stands.)
+    tracked.retry_at = None;
     tracked.outdated_since.get_or_insert(txn.cx.now);
     txn.put(key, &tracked);
     txn.put(key, &OutdatedUserRecord);
@@ -112,20 +111,17 @@ pub(crate) fn handle_query(
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
     let body = answer.success().and_then(KeysQueryBody::parse);
-    let Some(body) = body else {
-        // Our own server failed: that is no reason to send by a stale list, and nothing would be sent
-        // anyway.
-        let retry_at = txn.failed(QUERY, answer.retry_after())?;
-        for user_id in asked.keys() {
-            let key = UserKey { user_id: user_id.clone() };
-            if let Some(mut tracked) = txn.load::<TrackedUserRecord>(&key)? {
-                tracked.retry_at = Some(retry_at);
-                txn.put(&key, &tracked);
-            }
-        }
+    let Some(name) = asked.keys().next().map(|user_id| query_name(user_id.server_name().as_str()))
+    else {
         return Ok(());
     };
-    txn.answered(QUERY)?;
+    let Some(body) = body else {
+        // Our own server failed: that is no reason to send by a stale list, and nothing would be sent
+        // anyway. The query is put off, not its users: they may come and go meanwhile.
+        txn.failed(&name, answer.retry_after())?;
+        return Ok(());
+    };
+    txn.answered(&name)?;
     let mut changed = false;
     for (user_id, generation) in asked {
         let key = UserKey { user_id: user_id.clone() };

@@ -20,6 +20,7 @@ use crate::{
     account::{UPLOAD, upload_body},
     app_to_device,
     context::LONGEST_DELAY,
+    devices::query_name,
     queue::{LATE_SHARES, heads},
     request::RequestKind,
     rooms,
@@ -113,13 +114,18 @@ fn is_due(retry_at: Option<Timestamp>, now: Timestamp) -> bool {
     retry_at.is_none_or(|at| at <= now || at > now.saturating_add(LONGEST_DELAY))
 }
 
+/// Whether the request called `name` is not put off.
+fn is_allowed(snapshot: &dyn Snapshot, name: &str, now: Timestamp) -> Result<bool, MachineError> {
+    let limit: Option<BackoffRecord> = snapshot.load(&NameKey { name: name.to_owned() })?;
+    Ok(is_due(limit.map(|limit| limit.retry_at), now))
+}
+
 fn upload(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
     let Some(uploads) = snapshot.load::<KeyUploadRecord>(&Only)? else { return Ok(None) };
     if uploads.device_keys_published && !uploads.unpublished_keys {
         return Ok(None);
     }
-    let limit: Option<BackoffRecord> = snapshot.load(&NameKey { name: UPLOAD.to_owned() })?;
-    if !is_due(limit.map(|limit| limit.retry_at), now) {
+    if !is_allowed(snapshot, UPLOAD, now)? {
         return Ok(None);
     }
     let record: AccountRecord = snapshot.load(&Only)?.ok_or(MachineError::NoAccount)?;
@@ -148,14 +154,15 @@ fn queries(
         }
     }
     for (server, users) in servers {
-        if users.is_empty() {
+        let name = query_name(&server);
+        if users.is_empty() || !is_allowed(snapshot, &name, now)? {
             continue;
         }
         let asked: BTreeMap<&str, [&str; 0]> =
             users.keys().map(|user_id| (user_id.as_str(), [])).collect();
         let body = json!({ "timeout": FEDERATION_TIMEOUT, "device_keys": asked });
         requests.push(Outgoing {
-            id: RequestId(format!("keys/query/{server}")),
+            id: RequestId(name),
             http: HttpRequest::new(Method::Post, CLIENT, &["keys", "query"]).json(body.to_string()),
             kind: RequestKind::KeysQuery { users },
         });
@@ -248,9 +255,9 @@ fn members(
 ) -> Result<Option<Outgoing>, MachineError> {
     let name = members_name(room_id);
     let room: Option<RoomRecord> = snapshot.load(&RoomKey { room_id: room_id.to_owned() })?;
-    let limit: Option<BackoffRecord> = snapshot.load(&NameKey { name: name.clone() })?;
     let missing = room.filter(|room| room.encryption.is_some() && !room.members_complete);
-    Ok(missing.filter(|_| is_due(limit.map(|limit| limit.retry_at), now)).map(|room| Outgoing {
+    let is_allowed = is_allowed(snapshot, &name, now)?;
+    Ok(missing.filter(|_| is_allowed).map(|room| Outgoing {
         id: RequestId(name),
         http: members_request(room_id),
         kind: RequestKind::Members {

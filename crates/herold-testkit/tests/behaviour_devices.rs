@@ -5,7 +5,7 @@
 mod behaviour_common;
 
 use behaviour_common::{
-    Switch, answer, clean, due, fail, known_devices, log_length, log_out, perform, pump_only,
+    Switch, act, answer, clean, due, fail, known_devices, log_length, log_out, perform, pump_only,
     requests, seconds, sent_to, session, take,
 };
 use herold::OwnedUserId;
@@ -190,6 +190,43 @@ fn a_query_is_tried_again_until_it_is_answered() {
     assert!(!known_devices(&mut world, alice, &user).outdated);
     let event = world.send(alice, &room, "two");
     assert_eq!(world.text(new_device, &room, &event).as_deref(), Ok("two"));
+    clean(&world);
+}
+
+/// Behaviour 31, oracle W8: what the server asked to be put off stays so when a user goes and comes back, or
+/// another list changes.
+#[test]
+fn a_throttled_query_is_not_made_sooner_for_members_who_come_and_go() {
+    let mut world = World::new(507);
+    let (alice, bob) = (world.add_device("alice"), world.add_device("bob"));
+    let room = world.make_room(&[alice, bob]);
+    world.send(alice, &room, "one");
+    let throttled = Switch::default();
+    throttled.set(true);
+    let on = throttled.clone();
+    world.tamper = Some(Box::new(move |device, path, response| {
+        if device == alice && path.ends_with("/keys/query") && on.is_on() {
+            fail(response, 429);
+            response.retry_after_ms = Some(60_000);
+        }
+    }));
+    let new_device = world.add_device("bob");
+    world.pump(new_device);
+    world.sync(alice);
+    world.pump(alice);
+    throttled.set(false);
+    let from = world.server.requests().len();
+    act(&mut world, alice, &room, "kick", bob);
+    world.sync(alice);
+    act(&mut world, alice, &room, "invite", bob);
+    world.sync(alice);
+    world.pump(alice);
+    world.clock.advance(seconds(50));
+    world.pump(alice);
+    assert_eq!(requests(&world, alice, "/keys/query", from).len(), 0);
+    world.clock.advance(seconds(11));
+    world.pump(alice);
+    assert_eq!(requests(&world, alice, "/keys/query", from).len(), 1);
     clean(&world);
 }
 

@@ -144,6 +144,8 @@ fn three_senders(world: &mut World) -> (usize, [(usize, herold::OwnedRoomId); 3]
 fn the_fallback_key_serves_when_the_others_are_gone_and_is_rotated_after_use() {
     let mut world = World::new(304);
     let (bob, [(alice, room_a), (carol, room_c), (dave, room_d)]) = three_senders(&mut world);
+    let erin = world.add_device("erin");
+    let room_e = world.make_room(&[erin, bob]);
     world.clock.advance(seconds(300));
     drop_keys(&mut world, bob);
     let reuse = replay_first_claim(&mut world);
@@ -166,8 +168,14 @@ fn the_fallback_key_serves_when_the_others_are_gone_and_is_rotated_after_use() {
     let second = world.send(carol, &room_c, "by the one before");
     assert_eq!(world.text(bob, &room_c, &second).as_deref(), Ok("by the one before"));
     assert!(notices(&world, bob, "to_device_dropped").is_empty());
+    // ...a week: whoever had claimed it may have been switched off meanwhile...
+    world.clock.advance(seconds(6 * 24 * 3600));
+    nudge(&mut world, bob);
+    world.settle();
+    let third = world.send(erin, &room_e, "by the one before, late");
+    assert_eq!(world.text(bob, &room_e, &third).as_deref(), Ok("by the one before, late"));
     // ...and later no more.
-    world.clock.advance(seconds(7200));
+    world.clock.advance(seconds(2 * 24 * 3600));
     nudge(&mut world, bob);
     world.settle();
     let third = world.send(dave, &room_d, "by an old one");

@@ -112,12 +112,18 @@ fn window<'a>(
 ) -> Window<'a> {
     let gap = from.is_some_and(|from| from < room.gap);
     let first = if gap { room.gap } else { from.unwrap_or(0) };
+    // Synapse always shows the state that holds: else whoever joins a room whose history is for those who
+    // had joined would not hear of who is in it.
+    let holds = |event: &Event| {
+        let now = event.state_key().and_then(|key| room.state_at(event.kind(), key, to));
+        now.is_some_and(|now| now.pos == event.pos)
+    };
     let mut events: Vec<&Event> = room
         .events
         .iter()
         .skip(room.first_after(first))
         .take_while(|event| event.pos <= to)
-        .filter(|event| room.visible(event, user))
+        .filter(|event| room.visible(event, user) || holds(event))
         .collect();
     let dropped = events.len().saturating_sub(options.limit);
     events.drain(..dropped);

@@ -108,7 +108,11 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
         let (may, must) = (readers.may.clone(), readers.must.clone());
         let since = readers.position..=sim.world.server.position();
         for device in 0..sim.world.devices.len() {
-            let there = fetch(sim, device, &room, &event_id);
+            let there = if may.contains(&device) {
+                fetch(sim, device, &room, &event_id)
+            } else {
+                hand_over(sim, device, &room, &event_id)
+            };
             let text = sim.world.text(device, &room, &event_id);
             let clear = text.as_deref() == Ok(body.as_str());
             if let Ok(other) = &text
@@ -156,6 +160,19 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
     Ok(())
 }
 
+/// Gives a device an event that it must not be able to read, member or not: who has the key needs only a
+/// server that plays along. Whether it has it now.
+fn hand_over(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEventId) -> bool {
+    if sim.world.event(device, room, event_id).is_none() {
+        let events = sim.world.server.events(room.as_str());
+        let Some(event) = events.iter().find(|event| event["event_id"] == event_id.as_str()) else {
+            return false;
+        };
+        take(sim, device, room, &event.to_string());
+    }
+    sim.world.event(device, room, event_id).is_some()
+}
+
 /// Has a device fetch an event that it does not have. Whether it has it now.
 fn fetch(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEventId) -> bool {
     if sim.world.event(device, room, event_id).is_some() {
@@ -166,11 +183,16 @@ fn fetch(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEvent
     }
     let request = herold_machine::Machine::event_request(room, event_id);
     let body = sim.world.call_http(device, &request).to_string();
-    sim.world.command(device, |engine| {
-        engine
-            .step(|machine, snapshot, cx| machine.handle_event(snapshot, cx, room, body.as_bytes()))
-    });
+    take(sim, device, room, &body);
     sim.world.event(device, room, event_id).is_some()
+}
+
+fn take(sim: &mut Sim, device: usize, room: &OwnedRoomId, event: &str) {
+    sim.world.command(device, |engine| {
+        engine.step(|machine, snapshot, cx| {
+            machine.handle_event(snapshot, cx, room, event.as_bytes())
+        })
+    });
 }
 
 /// Whatever is shown without a warning was said by the one it is shown of, once, in that room.
