@@ -105,8 +105,7 @@ impl Side for Herold {
         let kinds: Vec<&str> = due.iter().map(Outgoing::kind).collect();
         assert_eq!(kinds, ["send"], "the message is the only request");
         let request = due.pop().expect("it is there");
-        let Body::Json(content) = &request.http.body else { panic!("a request with a JSON body") };
-        let content = content.clone();
+        let content = body_text(&request);
         self.sending = Some(request);
         content
     }
@@ -222,19 +221,23 @@ impl Herold {
             let due = self.engine.due_requests().expect("requests are made").reply;
             assert!(!due.is_empty(), "the message goes out");
             for request in due {
-                let asked = body(&request);
-                let answer = match request.kind() {
+                let asked = match request.kind() {
                     "send" => {
+                        let first = body_text(&request);
                         self.sending = Some(request);
-                        return Shared { to_device, first: asked };
+                        return Shared { to_device, first };
                     }
+                    "send_to_device" => {
+                        to_device.push(body_text(&request));
+                        self.answer(&request, "{}");
+                        continue;
+                    }
+                    _ => body(&request),
+                };
+                let answer = match request.kind() {
                     "members" => json!({ "chunk": self.members(server) }).to_string(),
                     "keys_query" => server.keys_query(&asked).to_string(),
                     "keys_claim" => server.keys_claim(&asked).to_string(),
-                    "send_to_device" => {
-                        to_device.push(asked);
-                        "{}".to_owned()
-                    }
                     other => panic!("not expected: {other}"),
                 };
                 self.answer(&request, &answer);
@@ -266,6 +269,12 @@ fn body(request: &Outgoing) -> Value {
         Body::Json(text) => serde_json::from_str(text).expect("JSON"),
         _ => Value::Null,
     }
+}
+
+/// The body as it goes on the wire.
+fn body_text(request: &Outgoing) -> String {
+    let Body::Json(text) = &request.http.body else { panic!("a request with a JSON body") };
+    text.clone()
 }
 
 fn room() -> &'static RoomId {

@@ -46,6 +46,7 @@ pub fn decode(table: Table, key: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8
         Table::KeyRequest => read::<r::KeyRequestRecord>,
         Table::KeyAnswers => read::<r::KeyAnswersRecord>,
         Table::Outbox => read::<r::OutboxRecord>,
+        Table::OutboxBody => read::<r::OutboxBodyRecord>,
         Table::Queue => read::<r::QueueRecord>,
         Table::AppEvent => read::<AppEventRecord>,
         Table::Backoff => read::<r::BackoffRecord>,

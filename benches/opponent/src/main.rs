@@ -100,7 +100,8 @@ impl Side for Opponent {
                 .expect("the key is shared");
             let mut bodies = Vec::new();
             for request in requests {
-                bodies.push(json!({ "messages": request.messages }));
+                let body = BTreeMap::from([("messages", &request.messages)]);
+                bodies.push(serde_json::to_string(&body).expect("JSON"));
                 let answer = send_event_to_device::v3::Response::new();
                 machine
                     .mark_request_as_sent(&request.txn_id, &answer)
@@ -109,7 +110,7 @@ impl Side for Opponent {
             }
             bodies
         });
-        let first = serde_json::from_str(&self.encrypt(text)).expect("JSON");
+        let first = self.encrypt(text);
         Shared { to_device, first }
     }
 

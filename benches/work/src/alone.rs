@@ -21,7 +21,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
     let folder = folder.join("criterion");
     let effort = effort(work);
     match kind {
-        "encrypt" | "send" => {
+        "encrypt" | "send" | "members" => {
             let mut session = GroupSession::new(Default::default());
             measure(&folder, &effort, 1, || timed(|| session.encrypt(payload(1)).to_base64()).0)
         }

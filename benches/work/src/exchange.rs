@@ -21,10 +21,10 @@ pub(crate) fn talk<S: Side>(user: &str, folder: &Path, other: &Value) -> Value {
     side.enter(&other);
     let shared = side.share(&other, &text(user, 0));
     side.accepted();
-    let mut contents = vec![shared.first];
+    let mut contents: Vec<Value> = vec![parse(&shared.first)];
     for n in 1..MESSAGES {
         let content = side.encrypt(&text(user, n));
-        contents.push(serde_json::from_str(&content).expect("JSON"));
+        contents.push(parse(&content));
         side.accepted();
     }
     let device = &other.0["device_keys"];
@@ -33,7 +33,7 @@ pub(crate) fn talk<S: Side>(user: &str, folder: &Path, other: &Value) -> Value {
     let keys: Vec<Value> = shared
         .to_device
         .iter()
-        .map(|body| &body["messages"][to][device])
+        .map(|body| parse(body)["messages"][to][device].take())
         .filter(|content| content.is_object())
         .map(|content| json!({ "type": "m.room.encrypted", "sender": user, "content": content }))
         .collect();
@@ -66,6 +66,10 @@ pub(crate) fn listen<S: Side>(user: &str, folder: &Path, said: &Value) -> Value 
     let said: Vec<String> = (0..MESSAGES).map(|n| text(other, n)).collect();
     assert_eq!(heard, said, "{user} reads what {other} wrote");
     json!({ "read": heard.len() })
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
 }
 
 fn text(user: &str, n: usize) -> String {

@@ -10,9 +10,11 @@ use criterion::{Criterion, SamplingMode};
 use serde_json::{Value, json};
 
 /// How often and how long a work is measured in one turn.
-pub struct Effort {
-    pub samples: usize,
-    pub seconds: u64,
+pub enum Effort {
+    /// So many samples in about so many seconds.
+    Samples { samples: usize, seconds: u64 },
+    /// So many calls, each a sample.
+    Calls(u32),
 }
 
 /// What a work cost, without what prepared it.
@@ -25,7 +27,8 @@ pub struct Cost {
 /// Measures `once`, which answers what the work cost; `per` is how many things one call does. The report
 /// has nanoseconds a thing, one number a sample.
 ///
-/// With `BENCH_CALLS` in the environment it makes so many calls and nothing else: for a profiler.
+/// With `BENCH_CALLS` in the environment it makes so many calls and nothing else: for a profiler. Works of which
+/// one call takes seconds are not left to criterion, which wants ten samples: see [`Effort::calls`].
 pub fn measure(folder: &Path, effort: &Effort, per: u64, mut once: impl FnMut() -> Cost) -> Value {
     if let Some(calls) =
         std::env::var("BENCH_CALLS").ok().and_then(|calls| calls.parse::<u32>().ok())
@@ -37,14 +40,28 @@ pub fn measure(folder: &Path, effort: &Effort, per: u64, mut once: impl FnMut() 
     }
     once();
     forget_peak();
+    let (samples, seconds) = match *effort {
+        Effort::Samples { samples, seconds } => (samples, seconds),
+        Effort::Calls(calls) => {
+            let costs: Vec<Cost> = (0..calls).map(|_| once()).collect();
+            let each = f64::from(calls) * per as f64;
+            return json!({
+                "nanoseconds": costs.iter().map(|cost| cost.time.as_nanos() as f64 / per as f64).collect::<Vec<_>>(),
+                "calls": calls,
+                "cpu": costs.iter().map(|cost| cost.cpu.as_nanos() as f64).sum::<f64>() / each,
+                "written": costs.iter().map(|cost| cost.written as f64).sum::<f64>() / each,
+                "peak": peak(),
+            });
+        }
+    };
     let (mut calls, mut written, mut cpu) = (0_u64, 0_u64, Duration::ZERO);
     let mut criterion = Criterion::default()
         .without_plots()
         .output_directory(folder)
-        .sample_size(effort.samples)
+        .sample_size(samples)
         .nresamples(1001)
         .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_secs(effort.seconds));
+        .measurement_time(Duration::from_secs(seconds));
     let mut group = criterion.benchmark_group("work");
     group.sampling_mode(SamplingMode::Flat);
     group.bench_function("once", |bencher| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use vodozemac::{
     Curve25519PublicKey,
@@ -24,21 +25,50 @@ pub trait Directory {
     fn keys_claim(&self, body: &Value) -> Value;
 }
 
-/// One device at the other end.
+/// One device at the other end. Ten thousand of them share a process with the side whose memory is measured, so
+/// what is not in use lies there as text.
 pub struct Peer {
     pub user: String,
     pub device: String,
-    account: Account,
-    one_time_key: Value,
-    olm: Option<Session>,
-    group: GroupSession,
+    curve25519: Curve25519PublicKey,
+    ed25519: String,
+    device_keys: String,
+    /// Until there is a channel.
+    account: Option<Box<Account>>,
+    one_time_key: String,
+    olm: Option<String>,
+    /// The session it writes with.
+    group: Option<Box<GroupSession>>,
     /// The newest room key it got from the side under test.
-    heard: Option<InboundGroupSession>,
+    heard: Option<String>,
+}
+
+/// The body of `PUT /sendToDevice/...`.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    messages: BTreeMap<&'a str, BTreeMap<&'a str, Content<'a>>>,
+}
+
+/// The content of `m.room.encrypted` to a device.
+#[derive(Deserialize)]
+struct Content<'a> {
+    #[serde(borrow)]
+    ciphertext: BTreeMap<&'a str, Ciphertext<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Ciphertext<'a> {
+    #[serde(rename = "type")]
+    kind: usize,
+    body: &'a str,
 }
 
 /// All people in the room but the one whose side is measured.
 pub struct People {
     pub peers: Vec<Peer>,
+    /// Members without a device.
+    silent: usize,
     /// The measured side's device: its keys and one of its one-time keys.
     to: Option<Measured>,
     counter: u64,
@@ -60,7 +90,12 @@ impl People {
                 Peer::new(format!("@user{user}:bench.local"), format!("DEVICE{n:05}"))
             })
             .collect();
-        Self { peers, to: None, counter: 0 }
+        Self { peers, silent: 0, to: None, counter: 0 }
+    }
+
+    /// So many more members, who have no devices.
+    pub fn add_silent(&mut self, members: usize) {
+        self.silent += members;
     }
 
     /// Takes the body of the measured side's `POST /keys/upload`.
@@ -81,16 +116,23 @@ impl People {
 
     /// Delivers the bodies of `PUT /sendToDevice/m.room.encrypted/...`; answers how many devices got a
     /// room key by them. A device that cannot read what it got is a failure of the measurement.
-    pub fn deliver(&mut self, bodies: &[Value]) -> usize {
+    pub fn deliver(&mut self, bodies: &[String]) -> usize {
         let from = self.to.as_ref().expect("the measured side is known").curve25519;
+        let mut places: BTreeMap<(&str, &str), Vec<Content>> = BTreeMap::new();
+        for body in bodies {
+            let Body { messages } = serde_json::from_str(body).expect("JSON");
+            for (user, devices) in messages {
+                for (device, content) in devices {
+                    places.entry((user, device)).or_default().push(content);
+                }
+            }
+        }
         let mut reached = 0;
         for peer in &mut self.peers {
-            for body in bodies {
-                let content = &body["messages"][&peer.user][&peer.device];
-                if content.is_object() {
-                    peer.take_room_key(from, content);
-                    reached += 1;
-                }
+            let (user, device) = (peer.user.clone(), peer.device.clone());
+            for content in places.get(&(&*user, &*device)).into_iter().flatten() {
+                peer.take_room_key(from, content);
+                reached += 1;
             }
         }
         reached
@@ -117,7 +159,9 @@ impl People {
     pub fn own_room_key(&mut self, peer: usize) -> Value {
         let fresh = GroupSession::new(Default::default());
         let event = self.room_key_of(peer, &fresh);
-        self.peers[peer].group = fresh;
+        if peer == 0 {
+            self.peers[peer].group = Some(Box::new(fresh)); // nobody else is asked for messages
+        }
         event
     }
 
@@ -136,17 +180,18 @@ impl People {
             "sender": peer.user,
             "recipient": to.user,
             "recipient_keys": { "ed25519": to.ed25519 },
-            "keys": { "ed25519": peer.account.ed25519_key().to_base64() },
+            "keys": { "ed25519": peer.ed25519 },
             "sender_device_keys": peer.device_keys(),
         });
-        let olm = peer.olm.as_mut().expect("an established channel");
+        let mut olm = peer.channel().expect("an established channel");
         let (kind, ciphertext) = olm.encrypt(payload.to_string()).expect("it encrypts").to_parts();
+        peer.keep_channel(&olm);
         json!({
             "type": "m.room.encrypted",
             "sender": peer.user,
             "content": {
                 "algorithm": "m.olm.v1.curve25519-aes-sha2",
-                "sender_key": peer.account.curve25519_key().to_base64(),
+                "sender_key": peer.curve25519.to_base64(),
                 "ciphertext": { to.curve25519.to_base64(): { "type": kind, "body": base64(&ciphertext) } },
                 "org.matrix.msgid": self.counter.to_string(),
             },
@@ -169,6 +214,7 @@ impl Directory for People {
     fn users(&self) -> Vec<String> {
         let mut users: Vec<String> = self.peers.iter().map(|peer| peer.user.clone()).collect();
         users.dedup();
+        users.extend((0..self.silent).map(|n| format!("@silent{n}:bench.local")));
         users
     }
 
@@ -191,7 +237,8 @@ impl Directory for People {
         let wanted = |peer: &&Peer| body["one_time_keys"][&peer.user][&peer.device].is_string();
         for peer in self.peers.iter().filter(wanted) {
             let devices = users.entry(&peer.user).or_default();
-            devices.insert(peer.device.clone(), peer.one_time_key.clone());
+            let one_time_key = serde_json::from_str(&peer.one_time_key).expect("JSON");
+            devices.insert(peer.device.clone(), one_time_key);
         }
         json!({ "one_time_keys": users, "failures": {} })
     }
@@ -207,57 +254,76 @@ impl Peer {
         sign(&account, &user, &device, &mut one_time_key);
         account.mark_keys_as_published();
         Self {
-            one_time_key: json!({ format!("signed_curve25519:{}", id.to_base64()): one_time_key }),
+            one_time_key: json!({ format!("signed_curve25519:{}", id.to_base64()): one_time_key })
+                .to_string(),
+            curve25519: account.curve25519_key(),
+            ed25519: account.ed25519_key().to_base64(),
+            device_keys: Self::signed_keys(&account, &user, &device).to_string(),
             user,
             device,
-            account,
+            account: Some(Box::new(account)),
             olm: None,
-            group: GroupSession::new(Default::default()),
+            group: None,
             heard: None,
         }
     }
 
     fn device_keys(&self) -> Value {
-        let (user, device) = (&self.user, &self.device);
+        serde_json::from_str(&self.device_keys).expect("JSON")
+    }
+
+    fn channel(&self) -> Option<Session> {
+        let pickle = self.olm.as_ref()?;
+        Some(Session::from_pickle(serde_json::from_str(pickle).expect("a channel")))
+    }
+
+    fn keep_channel(&mut self, channel: &Session) {
+        self.olm = Some(serde_json::to_string(&channel.pickle()).expect("a channel"));
+    }
+
+    fn signed_keys(account: &Account, user: &str, device: &str) -> Value {
         let mut keys = json!({
             "user_id": user,
             "device_id": device,
             "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
             "keys": {
-                format!("curve25519:{device}"): self.account.curve25519_key().to_base64(),
-                format!("ed25519:{device}"): self.account.ed25519_key().to_base64(),
+                format!("curve25519:{device}"): account.curve25519_key().to_base64(),
+                format!("ed25519:{device}"): account.ed25519_key().to_base64(),
             },
         });
-        sign(&self.account, user, device, &mut keys);
+        sign(account, user, device, &mut keys);
         keys
     }
 
-    fn take_room_key(&mut self, from: Curve25519PublicKey, content: &Value) {
-        let message = &content["ciphertext"][self.account.curve25519_key().to_base64()];
-        let kind = message["type"].as_u64().expect("a message type") as usize;
-        let body = unbase64(message["body"].as_str().expect("a body"));
-        let message = OlmMessage::from_parts(kind, &body).expect("an Olm message");
-        let plaintext = match (&message, &mut self.olm) {
+    fn take_room_key(&mut self, from: Curve25519PublicKey, content: &Content) {
+        let message = &content.ciphertext[&*self.curve25519.to_base64()];
+        let body = unbase64(message.body);
+        let message = OlmMessage::from_parts(message.kind, &body).expect("an Olm message");
+        let (channel, plaintext) = match (&message, self.channel()) {
             (OlmMessage::PreKey(first), None) => {
-                let made = self
-                    .account
+                let mut account = self.account.take().expect("no channel yet");
+                let made = account
                     .create_inbound_session(SessionConfig::version_1(), from, first)
                     .expect("our one-time key was used");
-                self.olm = Some(made.session);
-                made.plaintext
+                (made.session, made.plaintext)
             }
-            (_, Some(session)) => session.decrypt(&message).expect("it decrypts"),
+            (_, Some(mut session)) => {
+                let plaintext = session.decrypt(&message).expect("it decrypts");
+                (session, plaintext)
+            }
             _ => panic!("a message without a channel"),
         };
+        self.keep_channel(&channel);
         let payload: Value = serde_json::from_slice(&plaintext).expect("JSON");
         assert_eq!(payload["type"], "m.room_key");
         let key = payload["content"]["session_key"].as_str().expect("a key");
-        let key = megolm::SessionKey::from_base64(key).expect("a key");
-        self.heard = Some(InboundGroupSession::new(&key, Default::default()));
+        self.heard = Some(key.to_owned());
     }
 
     fn read(&mut self, content: &Value) -> String {
-        let heard = self.heard.as_mut().expect("the room key has come");
+        let key = self.heard.as_ref().expect("the room key has come");
+        let key = megolm::SessionKey::from_base64(key).expect("a key");
+        let mut heard = InboundGroupSession::new(&key, Default::default());
         assert_eq!(content["session_id"], heard.session_id());
         let ciphertext = content["ciphertext"].as_str().expect("a ciphertext");
         let message = megolm::MegolmMessage::from_base64(ciphertext).expect("a message");
@@ -272,7 +338,8 @@ impl Peer {
             "room_id": ROOM,
             "content": { "msgtype": "m.text", "body": format!("{TEXT} {counter}") },
         });
-        let ciphertext = self.group.encrypt(payload.to_string());
+        let group = self.group.as_mut().expect("it has given its room key");
+        let ciphertext = group.encrypt(payload.to_string());
         json!({
             "type": "m.room.encrypted",
             "sender": self.user,
@@ -280,17 +347,12 @@ impl Peer {
             "origin_server_ts": 1_700_000_000_000_u64 + counter,
             "content": {
                 "algorithm": "m.megolm.v1.aes-sha2",
-                "sender_key": self.account.curve25519_key().to_base64(),
+                "sender_key": self.curve25519.to_base64(),
                 "device_id": self.device,
-                "session_id": self.group.session_id(),
+                "session_id": group.session_id(),
                 "ciphertext": ciphertext.to_base64(),
             },
         })
-    }
-
-    /// The session it writes with now, as somebody else holds it.
-    pub fn group_as_inbound(&self) -> InboundGroupSession {
-        InboundGroupSession::new(&self.group.session_key(), Default::default())
     }
 }
 

@@ -17,10 +17,10 @@ pub(crate) const TEXT: &str =
 
 /// What sharing a room key produced.
 pub struct Shared {
-    /// The bodies of `PUT /sendToDevice/m.room.encrypted/...`.
-    pub to_device: Vec<Value>,
-    /// The content of the first message with it.
-    pub first: Value,
+    /// The bodies of `PUT /sendToDevice/m.room.encrypted/...`, as the text that goes on the wire.
+    pub to_device: Vec<String>,
+    /// The content of the first message with it, as JSON text.
+    pub first: String,
 }
 
 /// An implementation, with its store on disk. Everything it answers is committed.

@@ -30,15 +30,21 @@ pub const WORKS: &[&str] = &[
     "share/1",
     "share/100",
     "share/1000",
+    "share/10000",
+    "members/50",
+    "members/50000",
     "sync/500",
 ];
 
 /// How long each is measured in one turn.
 pub(crate) fn effort(work: &str) -> Effort {
     match work {
-        "share/1000" | "sync/500" => Effort { samples: 10, seconds: 2 },
-        "decrypt" => Effort { samples: 10, seconds: 3 },
-        _ => Effort { samples: 20, seconds: 2 },
+        "share/1000" | "sync/500" => Effort::Samples { samples: 10, seconds: 2 },
+        "decrypt" => Effort::Samples { samples: 10, seconds: 3 },
+        "share/10000" => Effort::Calls(3),
+        // The opponent looks at each member for each message.
+        "members/50000" => Effort::Calls(10),
+        _ => Effort::Samples { samples: 20, seconds: 2 },
     }
 }
 
@@ -47,28 +53,34 @@ pub(crate) fn run<S: Side>(work: &str, folder: &Path) -> Value {
     let (kind, size) = work.split_once('/').unwrap_or((work, "1"));
     let size: usize = size.parse().expect("a number");
     let devices = match kind {
-        "decrypt" => 1,
+        "decrypt" | "members" => 1,
         "sync" => KEY_SENDERS,
         _ => size,
     };
     let mut people = People::new(devices);
+    if kind == "members" {
+        people.add_silent(size - 1);
+    }
     let mut side = S::open(&folder.join("store"), USER, DEVICE);
     people.learn(&side.upload());
     side.enter(&people);
     let shared = side.share(&people, TEXT);
     side.accepted();
     assert_eq!(people.deliver(&shared.to_device), devices, "everybody gets the first key");
-    assert_eq!(people.read(&shared.first, devices), TEXT);
+    assert_eq!(people.read(&parse(&shared.first), devices), TEXT);
     // An answer of everybody's: from here on the channels are established ones.
-    let keys: Vec<Value> = (0..devices).map(|peer| people.own_room_key(peer)).collect();
-    let response = side.response(&keys);
-    side.sync(&response);
+    for first in (0..devices).step_by(KEYS) {
+        let keys: Vec<Value> =
+            (first..devices.min(first + KEYS)).map(|peer| people.own_room_key(peer)).collect();
+        let response = side.response(&keys);
+        side.sync(&response);
+    }
     assert_eq!(side.room_keys(), devices, "everybody's first key was taken");
     let criterion = folder.join("criterion");
     let effort = effort(work);
     match kind {
         "encrypt" => encrypt(&mut side, &mut people, &criterion, &effort, S::encrypt),
-        "send" => encrypt(&mut side, &mut people, &criterion, &effort, S::send),
+        "send" | "members" => encrypt(&mut side, &mut people, &criterion, &effort, S::send),
         "decrypt" => decrypt(&mut side, &mut people, &criterion, &effort),
         "share" => share(&mut side, &mut people, &criterion, &effort),
         "sync" => sync(&mut side, &mut people, &criterion, &effort),
@@ -95,7 +107,7 @@ fn encrypt<S: Side>(
         calls += 1;
         let (cost, content) = timed(|| encrypt(side, &text));
         side.accepted();
-        let content: Value = serde_json::from_str(&content).expect("JSON");
+        let content = parse(&content);
         // Ten people read each twentieth; the others are at least not the same.
         if calls % 20 == 1 {
             assert_eq!(people.read(&content, 10), text);
@@ -136,7 +148,7 @@ fn share<S: Side>(side: &mut S, people: &mut People, criterion: &Path, effort: &
         let (cost, shared) = timed(|| side.share(people, &text));
         side.accepted();
         assert_eq!(people.deliver(&shared.to_device), devices, "everybody gets each key");
-        assert_eq!(people.read(&shared.first, devices), text);
+        assert_eq!(people.read(&parse(&shared.first), devices), text);
         cost
     })
 }
@@ -154,4 +166,8 @@ fn sync<S: Side>(side: &mut S, people: &mut People, criterion: &Path, effort: &E
     });
     report["users"] = json!(people.users().len());
     report
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
 }

@@ -82,12 +82,14 @@ pub(crate) fn key(kind: &'static str, record: &[u8]) -> Result<Zeroizing<[u8; 32
 /// The types of this crate always encode. Should one ever fail to, the result is the empty record,
 /// which [`decode`] refuses.
 pub(crate) fn encode<T: Serialize>(value: &T) -> SecretBytes {
-    // Measured first, so that the buffer never grows and leaves secrets in freed memory.
-    let mut length = Length(0);
-    let measured = write_named(&mut length, value);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0 + 1));
-    bytes.push(VERSION);
-    let written = measured.and_then(|()| write_named(&mut *bytes, value));
+    // The buffer never grows: that would leave secrets in freed memory. Most records fit into the first one.
+    let mut bytes = Bounded::new(USUAL);
+    let mut written = write_named(&mut bytes, value);
+    if bytes.length > USUAL {
+        bytes = Bounded::new(bytes.length);
+        written = write_named(&mut bytes, value);
+    }
+    let mut bytes = bytes.bytes;
     debug_assert!(written.is_ok(), "ratchet state always encodes");
     if written.is_err() {
         return SecretBytes::new(Vec::new());
@@ -120,12 +122,30 @@ fn write_named<W: io::Write, T: Serialize>(
     value.serialize(&mut rmp_serde::Serializer::new(writer).with_struct_map())
 }
 
-/// A writer that only counts.
-struct Length(usize);
+/// As many bytes most records have at most.
+const USUAL: usize = 1024;
 
-impl io::Write for Length {
+/// A record being written. Counts what does not fit.
+struct Bounded {
+    bytes: Zeroizing<Vec<u8>>,
+    /// With everything that has not fitted.
+    length: usize,
+}
+
+impl Bounded {
+    fn new(capacity: usize) -> Self {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+        bytes.push(VERSION);
+        Self { bytes, length: 1 }
+    }
+}
+
+impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
+        self.length += bytes.len();
+        if self.length <= self.bytes.capacity() {
+            self.bytes.extend_from_slice(bytes);
+        }
         Ok(bytes.len())
     }
 
@@ -143,6 +163,15 @@ mod tests {
         let record = encode(&("text", 7_u32));
         assert_eq!(record.as_slice()[0], VERSION);
         assert_eq!(decode::<(String, u32)>("a pair", record.as_slice()), Ok(("text".into(), 7)));
+    }
+
+    #[test]
+    fn a_record_of_any_size_comes_back() {
+        for length in [0, 1, USUAL - 8, USUAL - 4, USUAL - 3, USUAL, 3 * USUAL] {
+            let text = "x".repeat(length);
+            let record = encode(&text);
+            assert_eq!(decode::<String>("a text", record.as_slice()), Ok(text));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     AppEvent, MachineError, devices,
-    messages::{MESSAGES_PER_REQUEST, Messages, new_txn_id},
+    messages::{MESSAGES_PER_REQUEST, Message, Messages, new_txn_id},
     olm::{self, OwnIdentity},
     share::PATIENCE,
     txn::Txn,
@@ -332,10 +332,12 @@ pub(crate) fn handle_split(
     txn: &mut Txn<'_, '_>,
     sequence: u64,
     part: u64,
-    devices: &[(String, String, Value)],
+    messages: &[Message],
 ) -> Result<(), MachineError> {
     change(txn, sequence, |user, device| {
-        let inside = devices.iter().any(|(of, id, _)| of == user && id == device);
+        let inside = messages.iter().any(|message| {
+            message.user_id.as_str() == user && message.device_id.as_str() == device
+        });
         inside.then_some(ToDeviceState::InOutbox(part))
     })
 }

@@ -284,6 +284,9 @@ pub(crate) fn earlier_ciphertexts(
     index: u64,
     text: &str,
 ) -> Result<Vec<String>, MachineError> {
+    if txn.is_empty::<WaitingRecord>()? {
+        return Ok(Vec::new());
+    }
     let waiting = WaitingKey::at_index(&key.room_id, session_id, index);
     let (mut same, mut different) = (Vec::new(), Vec::new());
     for (other, _) in txn.list::<WaitingRecord>(&waiting)? {

@@ -72,6 +72,13 @@ pub enum AppEvent {
     LoggedOut,
     /// Something was dropped, or needs attention.
     Notice(Notice),
+    /// A verification stands elsewhere than before: see [`crate::Machine::verification`].
+    Verification {
+        /// The other user.
+        user_id: OwnedUserId,
+        /// Its id.
+        flow_id: String,
+    },
     /// What became of an app's own to-device event, for each of its devices.
     ToDeviceSent {
         /// The id it was queued under.

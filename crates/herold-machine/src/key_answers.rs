@@ -140,7 +140,7 @@ fn withhold(
         "reason": code.reason(),
     });
     let mut messages = Messages::default();
-    messages.add(device, content);
+    messages.add(device, content.to_string());
     messages.enqueue(txn, "m.room_key.withheld")?;
     Ok(())
 }

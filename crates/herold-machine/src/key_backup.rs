@@ -287,6 +287,31 @@ pub(crate) fn import_key(
     Ok(true)
 }
 
+/// Whether the private key of the backup in use is here.
+pub(crate) fn has_key(txn: &Txn<'_, '_>) -> Result<bool, MachineError> {
+    let Some(BackupRecord::Enabled { public_key, .. }) = txn.load(&Only)? else { return Ok(false) };
+    let key = private_key(txn.load(&name(SECRET))?)?;
+    Ok(key.is_some_and(|key| key.public_key().to_base64() == public_key))
+}
+
+/// A private key has come from a verified device of our own. It is of use if it is that of the backup in use; if none is
+/// known yet, that is asked for, and the key waits.
+pub(crate) fn offer(txn: &mut Txn<'_, '_>, secret: &SecretString) -> Result<(), MachineError> {
+    let Ok(key) = BackupDecryptionKey::from_secret(secret) else { return Ok(()) };
+    if let Some(BackupRecord::Enabled { public_key, .. }) = txn.load(&Only)?
+        && key.public_key().to_base64() != public_key
+    {
+        return Ok(());
+    }
+    if has_key(txn)? {
+        return Ok(());
+    }
+    let since = txn.cx.now;
+    txn.put(&name(SECRET), &SecretRecord { secret: key.to_secret(), since });
+    txn.require_full();
+    ask(txn)
+}
+
 /// A room key has come that the backup does not have, or not so well.
 pub(crate) fn note(txn: &mut Txn<'_, '_>, key: &InboundSessionKey) -> Result<(), MachineError> {
     if matches!(txn.load::<BackupRecord>(&Only)?, Some(BackupRecord::Enabled { .. })) {

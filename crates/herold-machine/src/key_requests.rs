@@ -90,7 +90,7 @@ pub(crate) fn look_again(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
 }
 
 /// Our own user's other devices that are verified and not blocked.
-fn verified_devices(txn: &Txn<'_, '_>) -> Result<Vec<Device>, MachineError> {
+pub(crate) fn verified_devices(txn: &Txn<'_, '_>) -> Result<Vec<Device>, MachineError> {
     let own = txn.own();
     let mut verified = Vec::new();
     for (_, record) in txn.list::<DeviceRecord>(&DeviceKey::of(&own.user_id))? {
@@ -205,6 +205,7 @@ fn request(
 }
 
 fn send(txn: &mut Txn<'_, '_>, devices: &[Device], content: &Value) -> Result<(), MachineError> {
+    let content = content.to_string();
     let mut messages = Messages::default();
     for device in devices {
         messages.add(device, content.clone());

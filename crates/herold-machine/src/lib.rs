@@ -42,6 +42,7 @@ mod request;
 mod retired;
 mod room_keys;
 mod rooms;
+mod secrets;
 mod share;
 mod sliding;
 mod step;
@@ -49,6 +50,7 @@ mod sync;
 mod timeline;
 mod to_device;
 mod txn;
+mod verification;
 mod view;
 mod wire;
 
@@ -62,3 +64,4 @@ pub use request::{Answer, Body, HttpRequest, Method, Outgoing, RequestId, percen
 pub use sliding::SyncMode;
 pub use step::{Durable, Outputs, Pending, Step};
 pub use sync::SyncReport;
+pub use verification::{VerificationAction, VerificationView};

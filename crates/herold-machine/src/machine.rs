@@ -1,6 +1,6 @@
 //! [`Machine`]: the inputs, commands and getters. What they do is in the modules beside this one.
 
-use herold_crypto::{BackupDecryptionKey, IdentityKeys, SecretString};
+use herold_crypto::{BackupDecryptionKey, IdentityKeys, SecretBytes, SecretString};
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
@@ -12,7 +12,7 @@ use herold_store::{
     },
 };
 use herold_trust::{
-    DecryptTrust, Device, Identity, KeySource, Policy, PolicyFloor, Recipients, Timestamp,
+    DecryptTrust, Device, Identity, KeySource, Methods, Policy, PolicyFloor, Recipients, Timestamp,
     is_cross_signed,
 };
 use ruma::{
@@ -24,14 +24,14 @@ use serde_json::Value;
 use crate::{
     Answer, AppEvent, AppEventRecord, BackupStatus, Context, HttpRequest, Imported, MachineError,
     Outgoing, Pending, RestoredKey, RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient,
-    account, app_to_device, devices,
+    VerificationAction, VerificationView, account, app_to_device, devices,
     hot::Hot,
     key_backup, olm, outgoing, own_identity, queue,
     request::RequestKind,
-    rooms, sliding, sync, timeline,
+    rooms, secrets, sliding, sync, timeline,
     timeline::Origin,
     txn::{Left, Own, Txn},
-    view, wire,
+    verification, view, wire,
 };
 
 /// As many rows of app events are read at once.
@@ -383,6 +383,7 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         app_to_device::advance(&mut txn, &self.policy)?;
         queue::advance(&mut txn, &mut self.hot, &self.policy)?;
+        verification::advance(&mut txn)?;
         key_backup::advance(&mut txn)?;
         self.end(txn, ())
     }
@@ -780,6 +781,110 @@ impl Machine {
     }
 }
 
+/// Commands: verification.
+impl Machine {
+    /// Asks devices of a user (these, or all that are known) to verify each other, by to-device messages. Replies with the
+    /// flow's id.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownDevice`] if there is none to ask; those of the store.
+    pub fn request_verification(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        devices: Option<Vec<OwnedDeviceId>>,
+        methods: Methods,
+    ) -> Result<Step<Pending, String>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let flow_id = verification::request(&mut txn, user_id, devices, methods)?;
+        self.end(txn, flow_id)
+    }
+
+    /// Asks a user to verify each other, in a room. Replies with the transaction id of the request: the event's id, as
+    /// [`AppEvent::Sent`] tells it, is the flow's.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownRoom`], [`MachineError::NotJoined`], or those of the store.
+    pub fn request_room_verification(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let txn_id = verification::request_in_room(&mut txn, room_id, user_id, Methods::ALL)?;
+        self.end(txn, txn_id)
+    }
+
+    /// Does what the app's user has decided about a verification. What does not fit where it stands changes nothing, or
+    /// cancels it. Replies `false` if there is no such verification.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn act_on_verification(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        flow_id: &str,
+        action: VerificationAction,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let known = verification::act(&mut txn, user_id, flow_id, action)?;
+        self.end(txn, known)
+    }
+
+    /// The QR code to show: its bytes, always the same ones for one flow. Replies `None` if none can be shown now.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn show_verification_code(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        flow_id: &str,
+    ) -> Result<Step<Pending, Option<SecretBytes>>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let code = verification::show_qr(&mut txn, user_id, flow_id)?;
+        self.end(txn, code)
+    }
+
+    /// Takes the bytes of the QR code that the other side shows. Replies `false` if it is no code of this flow: nothing has
+    /// changed then.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn scan_verification_code(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        user_id: &UserId,
+        flow_id: &str,
+        code: &[u8],
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let taken = verification::scan_qr(&mut txn, user_id, flow_id, code)?;
+        self.end(txn, taken)
+    }
+
+    /// Asks the own verified devices for the secrets that are not here.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn request_secrets(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        secrets::ask(&mut txn)?;
+        self.end(txn, ())
+    }
+}
+
 /// Commands: the key backup.
 impl Machine {
     /// Begins to make a backup: replies with the body of `POST /room_keys/version`, with the same key until
@@ -1121,6 +1226,30 @@ impl Machine {
     /// Those of the store.
     pub fn sync_mode(&self, snapshot: &dyn Snapshot) -> Result<SyncMode, MachineError> {
         sliding::mode(snapshot)
+    }
+
+    /// A verification that is under way, or was a day ago.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn verification(
+        &self,
+        snapshot: &dyn Snapshot,
+        user_id: &UserId,
+        flow_id: &str,
+    ) -> Result<Option<VerificationView>, MachineError> {
+        verification::one(snapshot, user_id, flow_id)
+    }
+
+    /// All verifications that are under way, or were a day ago.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn verifications(
+        &self,
+        snapshot: &dyn Snapshot,
+    ) -> Result<Vec<VerificationView>, MachineError> {
+        verification::all(snapshot)
     }
 
     /// Whether an identity was prepared that the homeserver may not have accepted yet.

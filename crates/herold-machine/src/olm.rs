@@ -1,7 +1,10 @@
 //! Olm channels: encrypting to a device, decrypting from one, claiming keys
 //! (Matrix specification, `m.olm.v1.curve25519-aes-sha2`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use herold_crypto::{
     Curve25519PublicKey, Ed25519PublicKey, IdentityKeys, OlmMessage, OlmSession,
@@ -23,8 +26,9 @@ use crate::{
     Answer, MachineError, Notice,
     devices::GENERATION,
     hot::Hot,
+    messages::push_quoted,
     share::PATIENCE,
-    txn::Txn,
+    txn::{Row, Txn},
     wire::{KeysClaimBody, RawMap},
 };
 
@@ -40,44 +44,123 @@ const WEDGED: &str = "wedged/";
 /// ...and no more of them than this, the newest: a server can make such messages up.
 const MAX_WEDGED: usize = 64;
 
-/// What every Olm payload of this device says of itself, made once a step.
+/// What every Olm payload and message of this device says of itself, made once a step.
 pub(crate) struct OwnIdentity {
-    user_id: String,
+    /// Between the content and the recipient.
+    sender: String,
+    /// From the recipient's key to the end.
+    rest: String,
     curve25519: String,
-    keys: String,
-    device_keys: String,
 }
 
 impl OwnIdentity {
     pub(crate) fn new(txn: &Txn<'_, '_>) -> Self {
         let own = txn.own();
         Self {
-            user_id: own.user_id.to_string(),
+            sender: format!(r#","sender":{},"recipient":"#, json!(own.user_id)),
+            rest: format!(
+                r#"}},"keys":{},"sender_device_keys":{}}}"#,
+                json!({ "ed25519": own.keys.ed25519.to_base64() }),
+                own.signed_keys,
+            ),
             curve25519: own.keys.curve25519.to_base64(),
-            keys: json!({ "ed25519": own.keys.ed25519.to_base64() }).to_string(),
-            device_keys: own.signed_keys.clone(),
         }
     }
 
     /// The payload for `device`: the one place that lays out the checked fields.
     fn payload(&self, device: &Device, event_type: &str, content: &str) -> Zeroizing<String> {
-        Zeroizing::new(format!(
-            r#"{{"type":{},"content":{content},"sender":{},"recipient":{},"recipient_keys":{{"ed25519":{}}},"keys":{},"sender_device_keys":{}}}"#,
-            quoted(event_type),
-            quoted(&self.user_id),
-            quoted(device.user_id.as_str()),
-            quoted(&device.keys.ed25519.to_base64()),
-            self.keys,
-            self.device_keys,
-        ))
+        const AROUND: usize = 128;
+        let mut payload = Zeroizing::new(String::with_capacity(
+            // What has to be escaped is up to six times as long. A buffer that grew would leave a copy of the
+            // secret behind.
+            content.len()
+                + 6 * (event_type.len() + device.user_id.as_str().len())
+                + self.sender.len()
+                + self.rest.len()
+                + AROUND,
+        ));
+        payload.push_str(r#"{"type":"#);
+        push_quoted(&mut payload, event_type);
+        payload.push_str(r#","content":"#);
+        payload.push_str(content);
+        payload.push_str(&self.sender);
+        push_quoted(&mut payload, device.user_id.as_str());
+        payload.push_str(r#","recipient_keys":{"ed25519":"#);
+        push_quoted(&mut payload, &device.keys.ed25519.to_base64());
+        payload.push_str(&self.rest);
+        payload
     }
 }
 
-fn quoted(text: &str) -> String {
-    Value::String(text.to_owned()).to_string()
+/// The session to write to a device with.
+pub(crate) struct Channel {
+    key: OlmSessionKey,
+    record: OlmSessionRecord,
 }
 
-/// Encrypts an event to a device over the session last heard from. `None` if there is no session.
+/// The session last heard from with the device that has these keys.
+pub(crate) fn channel(
+    txn: &Txn<'_, '_>,
+    keys: &IdentityKeys,
+) -> Result<Option<Channel>, MachineError> {
+    Ok(best(sessions_with(txn, keys)?))
+}
+
+/// From so many users or devices on, their rows are read by one scan, if the table has not many others.
+pub(crate) const MANY: usize = 64;
+/// A table with so many times as many rows as are asked for is worth a scan.
+pub(crate) const SHARE_OF_ALL: usize = 4;
+
+/// The sessions with many devices at hand.
+pub(crate) struct Channels(Option<HashMap<[u8; 32], Vec<Row<OlmSessionRecord>>>>);
+
+impl Channels {
+    /// For so many devices.
+    pub(crate) fn of(txn: &Txn<'_, '_>, devices: usize) -> Result<Self, MachineError> {
+        if devices < MANY {
+            return Ok(Self(None));
+        }
+        let Some(rows) = txn.whole::<OlmSessionRecord>(devices.saturating_mul(SHARE_OF_ALL))?
+        else {
+            return Ok(Self(None));
+        };
+        let mut sessions: HashMap<_, Vec<_>> = HashMap::with_capacity(rows.len());
+        for (key, record) in rows {
+            sessions.entry(*key.sender_key.as_bytes()).or_default().push((key, record));
+        }
+        Ok(Self(Some(sessions)))
+    }
+
+    /// As [`channel`].
+    pub(crate) fn take(
+        &mut self,
+        txn: &Txn<'_, '_>,
+        keys: &IdentityKeys,
+    ) -> Result<Option<Channel>, MachineError> {
+        let Some(sessions) = &mut self.0 else { return channel(txn, keys) };
+        let Some(known) = sessions.get_mut(keys.curve25519.as_bytes()) else { return Ok(None) };
+        let (fitting, others): (Vec<_>, Vec<_>) = std::mem::take(known)
+            .into_iter()
+            .partition(|(_, record)| record.peer_ed25519 == Some(keys.ed25519));
+        *known = others;
+        match best(fitting.into_iter()) {
+            // A second device with the same keys: the session has moved on.
+            None => channel(txn, keys),
+            found => Ok(found),
+        }
+    }
+}
+
+fn best(sessions: impl Iterator<Item = Row<OlmSessionRecord>>) -> Option<Channel> {
+    sessions
+        .max_by(|(a_key, a), (b_key, b)| {
+            (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
+        })
+        .map(|(key, record)| Channel { key, record })
+}
+
+/// Encrypts an event to a device over the session last heard from; answers the content of the
+/// `m.room.encrypted` event as JSON text. `None` if there is no session.
 /// The advanced ratchet is in the step, fully synchronous, before the message can leave.
 pub(crate) fn encrypt(
     txn: &mut Txn<'_, '_>,
@@ -85,10 +168,24 @@ pub(crate) fn encrypt(
     device: &Device,
     event_type: &str,
     content: &str,
-) -> Result<Option<Value>, MachineError> {
-    let Some((key, mut record, mut session)) = best_session(txn, &device.keys)? else {
-        return Ok(None);
-    };
+) -> Result<Option<String>, MachineError> {
+    match channel(txn, &device.keys)? {
+        Some(channel) => encrypt_through(txn, own, channel, device, event_type, content).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// As [`encrypt`], over this session.
+pub(crate) fn encrypt_through(
+    txn: &mut Txn<'_, '_>,
+    own: &OwnIdentity,
+    channel: Channel,
+    device: &Device,
+    event_type: &str,
+    content: &str,
+) -> Result<String, MachineError> {
+    let Channel { key, mut record } = channel;
+    let mut session = restore(&record)?;
     let payload = own.payload(device, event_type, content);
     let message = session
         .encrypt(payload.as_bytes())
@@ -96,16 +193,14 @@ pub(crate) fn encrypt(
     record.pickle = session.to_record();
     txn.put(&key, &record);
     txn.require_full();
-    let mut ciphertext = serde_json::Map::new();
-    ciphertext.insert(
+    // Written by hand: the text is long, and nothing in it needs escaping.
+    Ok(format!(
+        r#"{{"algorithm":"{OLM}","ciphertext":{{"{}":{{"body":"{}","type":{}}}}},"sender_key":"{}"}}"#,
         device.keys.curve25519.to_base64(),
-        json!({ "type": message.message_type(), "body": message.body() }),
-    );
-    Ok(Some(json!({
-        "algorithm": OLM,
-        "sender_key": own.curve25519,
-        "ciphertext": ciphertext,
-    })))
+        message.body(),
+        message.message_type(),
+        own.curve25519,
+    ))
 }
 
 /// Whether there is a session with the device that has these keys.
@@ -117,26 +212,10 @@ pub(crate) fn has_session(txn: &Txn<'_, '_>, keys: &IdentityKeys) -> Result<bool
 fn sessions_with(
     txn: &Txn<'_, '_>,
     keys: &IdentityKeys,
-) -> Result<impl Iterator<Item = (OlmSessionKey, OlmSessionRecord)>, MachineError> {
+) -> Result<impl Iterator<Item = Row<OlmSessionRecord>>, MachineError> {
     let peer = Some(keys.ed25519);
     let sessions = txn.list::<OlmSessionRecord>(&OlmSessionKey::with(&keys.curve25519))?;
     Ok(sessions.into_iter().filter(move |(_, record)| record.peer_ed25519 == peer))
-}
-
-fn best_session(
-    txn: &Txn<'_, '_>,
-    keys: &IdentityKeys,
-) -> Result<Option<(OlmSessionKey, OlmSessionRecord, OlmSession)>, MachineError> {
-    let best = sessions_with(txn, keys)?.max_by(|(a_key, a), (b_key, b)| {
-        (a.last_received_at, &a_key.session_id).cmp(&(b.last_received_at, &b_key.session_id))
-    });
-    match best {
-        None => Ok(None),
-        Some((key, record)) => {
-            let session = restore(&record)?;
-            Ok(Some((key, record, session)))
-        }
-    }
 }
 
 fn restore(record: &OlmSessionRecord) -> Result<OlmSession, StoreError> {

@@ -7,9 +7,9 @@ use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
         AccountRecord, BackoffRecord, BackupBatchRecord, BackupRecord, ClaimRecord, CounterRecord,
-        KeyUploadRecord, LoginRecord, Membership, NameKey, Only, OutboxRecord, OutdatedUserRecord,
-        QueueRecord, QueueState, RetiredSessionRecord, RoomKey, RoomRecord, SignatureRecord,
-        SyncRecord, TrackedUserRecord,
+        KeyUploadRecord, LoginRecord, Membership, NameKey, Only, OutboxBodyRecord, OutboxRecord,
+        OutdatedUserRecord, QueueRecord, QueueState, RetiredSessionRecord, RoomKey, RoomRecord,
+        SignatureRecord, SyncRecord, TrackedUserRecord,
     },
 };
 use herold_trust::Timestamp;
@@ -29,6 +29,7 @@ use crate::{
     rooms,
     share::PATIENCE,
     txn::Txn,
+    verification,
     wire::Chunk,
 };
 
@@ -274,10 +275,12 @@ fn to_device(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>
     let Some((key, row)) = first.filter(|(_, row)| is_due(row.retry_at, now)) else {
         return Ok(None);
     };
+    let body: OutboxBodyRecord =
+        snapshot.load(&key)?.ok_or_else(|| StoreError::Corrupt("an outbox row".to_owned()))?;
     let segments = ["sendToDevice", &row.event_type, row.txn_id.as_str()];
     Ok(Some(Outgoing {
         id: RequestId("sendToDevice".to_owned()),
-        http: HttpRequest::new(Method::Put, CLIENT, &segments).json(row.body),
+        http: HttpRequest::new(Method::Put, CLIENT, &segments).json(body.body),
         kind: RequestKind::ToDevice { sequence: key.sequence, txn_id: row.txn_id },
     }))
 }
@@ -402,6 +405,7 @@ pub(crate) fn next_timeout(
         times.extend(row.waiting_since.map(|since| since.saturating_add(PATIENCE)));
     }
     times.extend(app_to_device::timeouts(snapshot)?);
+    times.extend(verification::next_timeout(snapshot)?);
     times.extend(
         snapshot
             .list::<BackoffRecord>(&[], usize::MAX)?

@@ -13,10 +13,13 @@ use herold_store::{
         VerifiedIdentityRecord,
     },
 };
-use herold_trust::{Anchor, Device, Identity, KeyUsage, is_cross_signed, parse_identity};
+use herold_trust::{
+    Anchor, CrossSigningKeys, Device, Identity, KeyUsage, is_cross_signed, own_master_object,
+    parse_device_keys, parse_identity,
+};
 use ruma::UserId;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     Answer, MachineError, Notice, devices, key_backup, key_requests, txn::Txn, wire::RawMap,
@@ -76,6 +79,17 @@ fn private_key(
     matching(txn.load(&name)?, identity, usage)
 }
 
+/// Whether the private key with this name in secret storage is here, and belongs to the published one.
+pub(crate) fn has(txn: &Txn<'_, '_>, name: &str) -> Result<bool, MachineError> {
+    let Some(usage) = USAGES.into_iter().find(|usage| secret_name(*usage) == name) else {
+        return Ok(false);
+    };
+    match own_identity(txn)? {
+        Some(identity) => Ok(private_key(txn, &identity, usage)?.is_some()),
+        None => Ok(false),
+    }
+}
+
 /// The private master key.
 pub(crate) fn master_key(txn: &Txn<'_, '_>) -> Result<Option<SigningKey>, MachineError> {
     match own_identity(txn)? {
@@ -112,22 +126,19 @@ pub(crate) fn prepare(
             if !replace && has_all(txn)? {
                 return Ok(None);
             }
-            let mut make = || SigningKey::generate(txn.cx.entropy).to_record();
-            let (master, self_signing, user_signing) = (make(), make(), make());
-            let pending = PendingIdentityRecord { master, self_signing, user_signing };
+            let keys = CrossSigningKeys::generate(txn.cx.entropy);
+            let pending = PendingIdentityRecord {
+                master: keys.master.to_record(),
+                self_signing: keys.self_signing.to_record(),
+                user_signing: keys.user_signing.to_record(),
+            };
             txn.put(&Only, &pending);
             // What the server has accepted must not be gone.
             txn.require_full();
             pending
         }
     };
-    let [master, self_signing, user_signing] = key_objects(txn, &pending)?;
-    let body = json!({
-        "master_key": master,
-        "self_signing_key": self_signing,
-        "user_signing_key": user_signing,
-    });
-    Ok(Some(body.to_string()))
+    Ok(Some(upload_body(txn, &pending)?.to_string()))
 }
 
 /// Whether the published identity is this device's to use.
@@ -142,39 +153,29 @@ fn has_all(txn: &Txn<'_, '_>) -> Result<bool, MachineError> {
 }
 
 /// The keys of a pending identity.
-fn pending_keys(pending: &PendingIdentityRecord) -> Result<[SigningKey; 3], MachineError> {
+fn pending_keys(pending: &PendingIdentityRecord) -> Result<CrossSigningKeys, MachineError> {
     let read = |record: &herold_crypto::SecretBytes| {
         SigningKey::from_record(record.as_slice())
             .map_err(|_| StoreError::Corrupt("a pending identity".to_owned()))
     };
-    Ok([read(&pending.master)?, read(&pending.self_signing)?, read(&pending.user_signing)?])
+    Ok(CrossSigningKeys {
+        master: read(&pending.master)?,
+        self_signing: read(&pending.self_signing)?,
+        user_signing: read(&pending.user_signing)?,
+    })
 }
 
-/// The three key objects, signed: the master key by this device, the others by the master key.
-fn key_objects(
+/// The three key objects, the master key signed by this device too.
+fn upload_body(
     txn: &mut Txn<'_, '_>,
     pending: &PendingIdentityRecord,
-) -> Result<[Value; 3], MachineError> {
+) -> Result<Value, MachineError> {
     let own = txn.own();
-    let keys = pending_keys(pending)?;
-    let [master, ..] = &keys;
-    let mut objects = [Value::Null, Value::Null, Value::Null];
-    for ((key, usage), object) in keys.iter().zip(USAGES).zip(&mut objects) {
-        let public = key.public_key().to_base64();
-        *object = json!({
-            "user_id": own.user_id,
-            "usage": [usage.as_str()],
-            "keys": { format!("ed25519:{public}"): public },
-        });
-        if usage == KeyUsage::Master {
-            txn.account()?
-                .sign_json(own.user_id.as_str(), own.device_id.as_str(), object)
-                .map_err(crypto)?;
-        } else {
-            master.sign_json(own.user_id.as_str(), object).map_err(crypto)?;
-        }
-    }
-    Ok(objects)
+    let mut body = pending_keys(pending)?.upload_body(&own.user_id).map_err(crypto)?;
+    txn.account()?
+        .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut body["master_key"])
+        .map_err(crypto)?;
+    Ok(body)
 }
 
 /// The homeserver has accepted the pending identity: from now on it is the user's own, verified on this device, which
@@ -182,9 +183,14 @@ fn key_objects(
 pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
     let Some(pending) = txn.load::<PendingIdentityRecord>(&Only)? else { return Ok(false) };
     let own = txn.own();
-    let [master, self_signing, user_signing] = key_objects(txn, &pending)?;
-    let parsed = parse_identity(&own.user_id, &master, &self_signing, Some(&user_signing))
-        .map_err(crypto)?;
+    let body = upload_body(txn, &pending)?;
+    let parsed = parse_identity(
+        &own.user_id,
+        &body["master_key"],
+        &body["self_signing_key"],
+        Some(&body["user_signing_key"]),
+    )
+    .map_err(crypto)?;
     let key = UserKey { user_id: own.user_id.clone() };
     let now = txn.cx.now;
     let verified = VerifiedIdentityRecord { master: parsed.master(), verified_at: now };
@@ -194,7 +200,10 @@ pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
     };
     txn.put(&key, &record);
     txn.put(&key, &verified);
-    for (key, usage) in pending_keys(&pending)?.iter().zip(USAGES) {
+    let keys = pending_keys(&pending)?;
+    for (key, usage) in
+        [&keys.master, &keys.self_signing, &keys.user_signing].into_iter().zip(USAGES)
+    {
         let name = NameKey { name: secret_name(usage).to_owned() };
         txn.put(&name, &SecretRecord { secret: key.to_secret(), since: now });
     }
@@ -220,7 +229,7 @@ fn became_sure(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
 pub(crate) fn sign_own_device(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let Some(identity) = own_identity(txn)? else { return Ok(()) };
     let own = txn.own();
-    if anchor(txn)?.is_none() || identity.has_key_named(own.device_id.as_str()) {
+    if anchor(txn)?.is_none() {
         return Ok(());
     }
     let key = DeviceKey { user_id: own.user_id.clone(), device_id: own.device_id.clone() };
@@ -229,33 +238,36 @@ pub(crate) fn sign_own_device(txn: &mut Txn<'_, '_>) -> Result<(), MachineError>
     if signed || waits(txn, &own.user_id, own.device_id.as_str())? {
         return Ok(());
     }
-    let Some(key) = private_key(txn, &identity, KeyUsage::SelfSigning)? else { return Ok(()) };
-    let object = serde_json::from_str(&own.signed_keys)
+    let Some(private) = private_key(txn, &identity, KeyUsage::SelfSigning)? else { return Ok(()) };
+    let json = serde_json::from_str(&own.signed_keys)
         .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
-    queue_signature(txn, &key, &own.user_id, own.device_id.as_str(), object)
+    let device = parse_device_keys(&own.user_id, &own.device_id, &json)
+        .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
+    let object = herold_trust::sign_device(&private, &identity, &device, &own.keys.ed25519)
+        .map_err(crypto)?;
+    put_signature(txn, &own.user_id, own.device_id.as_str(), &object)
 }
 
-/// Signs another device of the own user, whose keys were verified. The device is one of the caller's looking up: its
-/// keys are what is signed.
-pub(crate) fn sign_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
-    let own = txn.own();
+/// Signs another device of the own user, whose Ed25519 key `verified` is. Answers whether it could.
+pub(crate) fn sign_device(
+    txn: &mut Txn<'_, '_>,
+    device: &Device,
+    verified: &Ed25519PublicKey,
+) -> Result<bool, MachineError> {
     let Some(identity) = own_identity(txn)? else { return Ok(false) };
-    // A device id that is a cross-signing key would turn the signature into one of that key (attack N04).
-    if device.user_id != own.user_id
-        || anchor(txn)?.is_none()
-        || identity.has_key_named(device.device_id.as_str())
-    {
+    if anchor(txn)?.is_none() {
         return Ok(false);
     }
     let Some(key) = private_key(txn, &identity, KeyUsage::SelfSigning)? else { return Ok(false) };
-    let object = serde_json::from_str(&device.signed_json)
-        .map_err(|_| StoreError::Corrupt("a device's signed keys".to_owned()))?;
-    queue_signature(txn, &key, &own.user_id, device.device_id.as_str(), object)?;
+    let Ok(object) = herold_trust::sign_device(&key, &identity, device, verified) else {
+        return Ok(false);
+    };
+    put_signature(txn, &device.user_id, device.device_id.as_str(), &object)?;
     Ok(true)
 }
 
 /// Signs another user's master key, which was verified: `master` is the key that was, and nothing is signed if it is
-/// not the published one.
+/// not the published one. Answers whether it could.
 pub(crate) fn sign_user(
     txn: &mut Txn<'_, '_>,
     user_id: &UserId,
@@ -263,16 +275,12 @@ pub(crate) fn sign_user(
 ) -> Result<bool, MachineError> {
     let Some(identity) = own_identity(txn)? else { return Ok(false) };
     let theirs: Option<IdentityRecord> = txn.load(&UserKey { user_id: user_id.to_owned() })?;
-    let theirs = theirs.map(|record| record.identity).filter(|theirs| theirs.master == *master);
-    let Some(theirs) = theirs else { return Ok(false) };
-    if anchor(txn)?.is_none() || user_id == txn.own().user_id {
-        return Ok(false);
-    }
+    let (Some(theirs), true) = (theirs, anchor(txn)?.is_some()) else { return Ok(false) };
     let Some(key) = private_key(txn, &identity, KeyUsage::UserSigning)? else { return Ok(false) };
-    let object = theirs
-        .key_json(KeyUsage::Master)
-        .ok_or_else(|| StoreError::Corrupt("a user's identity".to_owned()))?;
-    queue_signature(txn, &key, user_id, &master.to_base64(), object)?;
+    let Ok(object) = herold_trust::sign_user(&key, &identity, &theirs.identity, master) else {
+        return Ok(false);
+    };
+    put_signature(txn, user_id, &master.to_base64(), &object)?;
     Ok(true)
 }
 
@@ -290,10 +298,7 @@ pub(crate) fn verified_own(
     txn.put(&key, &VerifiedIdentityRecord { master: *master, verified_at: now });
     txn.require_full();
     // Other devices learn from the device's signature that this one trusts the identity.
-    let mut object = identity
-        .key_json(KeyUsage::Master)
-        .ok_or_else(|| StoreError::Corrupt("the own identity".to_owned()))?;
-    strip(&mut object);
+    let mut object = own_master_object(&identity, master).map_err(crypto)?;
     txn.account()?
         .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut object)
         .map_err(crypto)?;
@@ -357,30 +362,10 @@ pub(crate) fn evaluate_all(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     Ok(())
 }
 
-fn strip(object: &mut Value) {
-    if let Some(object) = object.as_object_mut() {
-        object.remove("signatures");
-        object.remove("unsigned");
-    }
-}
-
 /// Whether a signature of this key is to be uploaded already.
 fn waits(txn: &Txn<'_, '_>, user_id: &UserId, name: &str) -> Result<bool, MachineError> {
     let rows = txn.list::<SignatureRecord>(&[])?;
     Ok(rows.iter().any(|(_, row)| row.user_id == user_id && row.name == name))
-}
-
-fn queue_signature(
-    txn: &mut Txn<'_, '_>,
-    key: &SigningKey,
-    user_id: &UserId,
-    name: &str,
-    mut object: Value,
-) -> Result<(), MachineError> {
-    // Only our own signature is uploaded; those of others are theirs to give.
-    strip(&mut object);
-    key.sign_json(txn.own().user_id.as_str(), &mut object).map_err(crypto)?;
-    put_signature(txn, user_id, name, &object)
 }
 
 fn put_signature(

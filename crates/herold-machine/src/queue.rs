@@ -4,24 +4,33 @@
 //! nothing stands in its way; from then on it goes out with the same transaction id and the same bytes
 //! until the server has accepted it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use herold_store::records::{
-    CounterRecord, Membership, NameKey, OutboundSessionRecord, OutboxRecord, QueueRecord,
-    QueueState, RoomKey, RoomRecord, SequenceKey, ShareKey, ShareRecord, ShareState,
+use herold_crypto::SessionId;
+use herold_store::{
+    StoreError,
+    records::{
+        CounterRecord, Membership, NameKey, OutboundSessionRecord, OutboxBodyRecord, OutboxRecord,
+        QueueRecord, QueueState, RoomKey, RoomRecord, SequenceKey, ShareKey, ShareRecord,
+        ShareState,
+    },
 };
 use herold_trust::Policy;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId, RoomId, TransactionId};
-use serde_json::Value;
+use ruma::{
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId, RoomId,
+    TransactionId,
+};
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     Answer, AppEvent, MachineError, Notice, app_to_device,
     hot::Hot,
     key_requests,
-    messages::new_txn_id,
+    messages::{Message, new_txn_id, put_request},
     retired,
     share::{self, Readiness},
     txn::Txn,
+    verification,
 };
 
 /// What a server answers that finds a request too large.
@@ -239,6 +248,7 @@ pub(crate) fn handle_sent(
     if let Some(sent) = answer.success().and_then(|body| serde_json::from_slice::<Sent>(body).ok())
     {
         txn.delete::<QueueRecord>(&key);
+        verification::note_sent(txn, &row.txn_id, &sent.event_id)?;
         txn.emit(AppEvent::Sent {
             room_id: row.room_id,
             txn_id: row.txn_id,
@@ -266,7 +276,7 @@ pub(crate) fn handle_to_device_sent(
     let row = txn.load::<OutboxRecord>(&key)?.filter(|row| row.txn_id == txn_id);
     let Some(mut row) = row else { return Ok(()) };
     if answer.success().is_some() {
-        txn.delete::<OutboxRecord>(&key);
+        forget_request(txn, &key);
         return app_to_device::handle_answered(txn, sequence, None);
     }
     let transient = answer.is_transient()
@@ -277,8 +287,8 @@ pub(crate) fn handle_to_device_sent(
     let in_halves = !transient
         || (row.failures >= FAILURES_BEFORE_SPLIT
             && matches!(answer, Answer::Response { status: 500.., .. }));
-    if in_halves && split(txn, sequence, &row)? {
-        txn.delete::<OutboxRecord>(&key);
+    if in_halves && split(txn, &key, &row)? {
+        forget_request(txn, &key);
         return Ok(());
     }
     if transient {
@@ -287,7 +297,7 @@ pub(crate) fn handle_to_device_sent(
         txn.put(&key, &row);
         return Ok(());
     }
-    for share in &row.shares {
+    for share in &body_of(txn, &key)?.shares {
         let share_key = ShareKey {
             session_id: share.session_id.clone(),
             user_id: share.user_id.clone(),
@@ -299,62 +309,59 @@ pub(crate) fn handle_to_device_sent(
             retired::owe(txn, &share.session_id)?;
         }
     }
-    txn.delete::<OutboxRecord>(&key);
+    forget_request(txn, &key);
     txn.notice(Notice::ToDeviceRefused { errcode: answer.errcode() })?;
     app_to_device::handle_answered(txn, sequence, Some(&answer.errcode()))
 }
 
+fn forget_request(txn: &mut Txn<'_, '_>, key: &SequenceKey) {
+    txn.delete::<OutboxRecord>(key);
+    txn.delete::<OutboxBodyRecord>(key);
+}
+
+fn corrupt() -> StoreError {
+    StoreError::Corrupt("an outbox row".to_owned())
+}
+
+fn body_of(txn: &Txn<'_, '_>, key: &SequenceKey) -> Result<OutboxBodyRecord, StoreError> {
+    txn.load(key)?.ok_or_else(corrupt)
+}
+
 /// Cuts a request in two; `false` if it holds a single message.
-fn split(txn: &mut Txn<'_, '_>, whole: u64, row: &OutboxRecord) -> Result<bool, MachineError> {
-    let mut body: Value = serde_json::from_str(&row.body)
-        .map_err(|_| herold_store::StoreError::Corrupt("an outbox row".to_owned()))?;
-    let mut places: Vec<(String, String, Value)> = Vec::new();
-    if let Some(users) = body.get_mut("messages").and_then(Value::as_object_mut) {
-        for (user, devices) in users.iter_mut() {
-            if let Some(devices) = devices.as_object_mut() {
-                for (device, content) in devices.iter_mut() {
-                    places.push((user.clone(), device.clone(), content.take()));
-                }
-            }
-        }
+fn split(
+    txn: &mut Txn<'_, '_>,
+    whole: &SequenceKey,
+    row: &OutboxRecord,
+) -> Result<bool, MachineError> {
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        messages: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, &'a RawValue>>,
     }
-    if places.len() < 2 {
+    let record = body_of(txn, whole)?;
+    let Body { messages } = serde_json::from_str(&record.body).map_err(|_| corrupt())?;
+    let sessions: BTreeMap<_, &SessionId> = record
+        .shares
+        .iter()
+        .map(|share| ((&share.user_id, &share.device_id), &share.session_id))
+        .collect();
+    let mut messages: Vec<Message> = messages
+        .iter()
+        .flat_map(|(user_id, devices)| devices.iter().map(move |device| (user_id, device)))
+        .map(|(user_id, (device_id, content))| Message {
+            user_id: user_id.clone(),
+            device_id: device_id.clone(),
+            content: content.get().to_owned(),
+            session: sessions.get(&(user_id, device_id)).map(|session| (*session).clone()),
+        })
+        .collect();
+    if messages.len() < 2 {
         return Ok(false);
     }
-    for half in places.chunks(places.len().div_ceil(2)) {
-        let mut messages = serde_json::Map::new();
-        for (user, device, content) in half {
-            let devices = messages
-                .entry(user.clone())
-                .or_insert_with(|| Value::Object(serde_json::Map::new()));
-            if let Some(devices) = devices.as_object_mut() {
-                devices.insert(device.clone(), content.clone());
-            }
-        }
-        let shares = row
-            .shares
-            .iter()
-            .filter(|share| {
-                half.iter().any(|(user, device, _)| {
-                    share.user_id.as_str() == user && share.device_id.as_str() == device
-                })
-            })
-            .cloned()
-            .collect();
-        let txn_id = new_txn_id(txn);
-        let sequence = txn.next_number("outbox")?;
-        txn.put(
-            &SequenceKey { sequence },
-            &OutboxRecord {
-                event_type: row.event_type.clone(),
-                txn_id,
-                body: serde_json::json!({ "messages": messages }).to_string(),
-                shares,
-                failures: 0,
-                retry_at: None,
-            },
-        );
-        app_to_device::handle_split(txn, whole, sequence, half)?;
+    let half = messages.len().div_ceil(2);
+    for half in messages.chunks_mut(half) {
+        let sequence = put_request(txn, &row.event_type, half)?;
+        app_to_device::handle_split(txn, whole.sequence, sequence, half)?;
     }
     Ok(true)
 }

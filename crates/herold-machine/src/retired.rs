@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use herold_crypto::SessionId;
 use herold_store::records::{
-    Membership, OutboundSessionRecord, OutboxShare, RetiredSessionRecord, RoomKey, RoomRecord,
-    RoomSessionKey, SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
+    Membership, OutboundSessionRecord, RetiredSessionRecord, RoomKey, RoomRecord, RoomSessionKey,
+    SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
 };
 use herold_trust::{Device, Policy};
 use ruma::{OwnedRoomId, RoomId};
@@ -138,22 +138,16 @@ fn serve_session(
             txn.delete::<ShareRecord>(&share_key);
             continue;
         };
-        if !olm::has_session(txn, &device.keys)? {
+        let Some(channel) = olm::channel(txn, &device.keys)? else {
             olm::want_claim(txn, device)?;
             owed = true;
             continue;
-        }
+        };
         let own = own.get_or_insert_with(|| OwnIdentity::new(txn));
         let content = keys.content_at(share.index)?;
-        if let Some(encrypted) = olm::encrypt(txn, own, device, "m.room_key", content)? {
-            let served = OutboxShare {
-                session_id: share_key.session_id.clone(),
-                user_id: share_key.user_id.clone(),
-                device_id: share_key.device_id.clone(),
-            };
-            messages.add_share(device, encrypted, served);
-            txn.put(&share_key, &ShareRecord { state: ShareState::Shared, ..share });
-        }
+        let encrypted = olm::encrypt_through(txn, own, channel, device, "m.room_key", content)?;
+        messages.add_share(device, encrypted, share_key.session_id.clone());
+        txn.put(&share_key, &ShareRecord { state: ShareState::Shared, ..share });
     }
     messages.enqueue(txn, "m.room.encrypted")?;
     Ok(txn.put_changed(key, &RetiredSessionRecord { owed, ..session })?)

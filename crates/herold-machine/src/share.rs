@@ -3,7 +3,10 @@
 //! What a message costs: if nothing about the room's members and devices has changed since the
 //! recipients were last looked at, one comparison of two numbers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use herold_crypto::{
     InboundGroupSession, OutboundGroupSession, SecretBytes, SecretString, SessionId,
@@ -13,13 +16,13 @@ use herold_store::{
     records::{
         BackoffRecord, BlockedRecord, ClaimRecord, CounterRecord, DeviceKey, DeviceRecord,
         HistoryVisibility, IdentityRecord, InboundSessionKey, InboundSessionRecord, MemberKey,
-        MemberRecord, Membership, NameKey, OutboundSessionRecord, OutboxRecord, OutboxShare,
-        OutdatedUserRecord, RoomKey, RoomRecord, SessionKey, SessionRoomRecord, ShareKey,
-        ShareRecord, ShareState, TrackedUserRecord, UserKey,
+        MemberRecord, Membership, NameKey, OutboundSessionRecord, OutboxRecord, OutdatedUserRecord,
+        RoomKey, RoomRecord, SessionKey, SessionRoomRecord, ShareKey, ShareRecord, ShareState,
+        TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
-    Device, KeySource, MEGOLM, Policy, Timestamp, WithheldCode, is_expired, may_receive,
+    Device, Identity, KeySource, MEGOLM, Policy, Timestamp, WithheldCode, is_expired, may_receive,
 };
 use ruma::{OwnedDeviceId, OwnedUserId, RoomId};
 use serde_json::{json, value::RawValue};
@@ -32,7 +35,7 @@ use crate::{
     hot::Hot,
     key_backup,
     messages::Messages,
-    olm::{self, OwnIdentity},
+    olm::{self, Channels, MANY, OwnIdentity, SHARE_OF_ALL},
     retired, rooms,
     txn::Txn,
 };
@@ -154,7 +157,7 @@ fn delivered(
     let pending = txn
         .list::<OutboxRecord>(&[])?
         .iter()
-        .any(|(_, row)| row.shares.iter().any(|share| share.session_id == session.session_id));
+        .any(|(_, row)| row.sessions.contains(&session.session_id));
     Ok(if pending { Readiness::Waiting } else { Readiness::Ready })
 }
 
@@ -230,11 +233,16 @@ pub(crate) fn recipients(
         })
         .map(|(key, _)| key.user_id)
         .collect();
+    let known = Known::of(txn, users.len())?;
+    let outdated: HashSet<OwnedUserId> =
+        txn.list::<OutdatedUserRecord>(&[])?.into_iter().map(|(key, _)| key.user_id).collect();
     let mut stale = false;
     for user_id in &users {
-        devices::track(txn, user_id)?;
         let key = UserKey { user_id: user_id.clone() };
-        if txn.contains::<OutdatedUserRecord>(&key)? {
+        if !known.is_tracked(txn, &key)? {
+            devices::track(txn, user_id)?;
+            stale = true;
+        } else if outdated.contains(user_id) {
             let failing =
                 txn.load::<TrackedUserRecord>(&key)?.is_some_and(|tracked| tracked.failures > 0);
             // A server that does not answer holds nobody up for long; its users' known devices get
@@ -246,28 +254,102 @@ pub(crate) fn recipients(
         return Ok(None);
     }
     let mut recipients = Recipients { entitled: BTreeMap::new(), withheld: Vec::new() };
+    let mut lists = Lists::of(txn, users.len(), &known)?;
+    let any_blocked = !txn.list::<BlockedRecord>(&[])?.is_empty();
     for user_id in users {
-        let identity = txn
-            .load::<IdentityRecord>(&UserKey { user_id: user_id.clone() })?
-            .map(|record| record.identity);
-        for (key, record) in txn.list::<DeviceRecord>(&DeviceKey::of(&user_id))? {
-            let device = record.device;
+        let (identity, devices) = lists.take(txn, &user_id)?;
+        for device in devices {
             if device.device_id == own.device_id && user_id == own.user_id {
                 continue;
             }
             if device.keys.curve25519 == own.keys.curve25519 {
                 continue; // somebody has published our key as theirs (attack N18)
             }
-            let blocked = txn.contains::<BlockedRecord>(&key)?;
+            let key = DeviceKey { user_id: user_id.clone(), device_id: device.device_id.clone() };
+            let blocked = any_blocked && txn.contains::<BlockedRecord>(&key)?;
             match may_receive(policy, &device, blocked, identity.as_ref()) {
                 Ok(()) => {
-                    recipients.entitled.insert((user_id.clone(), device.device_id.clone()), device);
+                    recipients.entitled.insert((key.user_id, key.device_id), device);
                 }
                 Err(code) => recipients.withheld.push((device, code)),
             }
         }
     }
     Ok(Some(recipients))
+}
+
+/// As many devices a user has, about.
+const DEVICES_EACH: usize = 4;
+
+/// The users whose lists are tracked, if they are not many more than those asked for.
+struct Known(Option<HashSet<OwnedUserId>>);
+
+impl Known {
+    /// For so many users.
+    fn of(txn: &Txn<'_, '_>, users: usize) -> Result<Self, StoreError> {
+        if users < MANY {
+            return Ok(Self(None));
+        }
+        let rows = txn.whole::<TrackedUserRecord>(users.saturating_mul(SHARE_OF_ALL))?;
+        Ok(Self(rows.map(|rows| rows.into_iter().map(|(key, _)| key.user_id).collect())))
+    }
+
+    fn is_tracked(&self, txn: &Txn<'_, '_>, key: &UserKey) -> Result<bool, StoreError> {
+        match &self.0 {
+            Some(known) => Ok(known.contains(&key.user_id)),
+            None => txn.contains::<TrackedUserRecord>(key),
+        }
+    }
+}
+
+/// Users' identities and devices, read at once if there are many.
+struct Lists {
+    identities: Option<HashMap<OwnedUserId, Identity>>,
+    devices: Option<HashMap<OwnedUserId, Vec<Device>>>,
+}
+
+impl Lists {
+    /// For so many users, who are most of those known or not.
+    fn of(txn: &Txn<'_, '_>, users: usize, known: &Known) -> Result<Self, StoreError> {
+        if known.0.is_none() {
+            return Ok(Self { identities: None, devices: None });
+        }
+        let limit = users.saturating_mul(SHARE_OF_ALL);
+        let identities = txn.whole::<IdentityRecord>(limit)?.map(|rows| {
+            rows.into_iter().map(|(key, record)| (key.user_id, record.identity)).collect()
+        });
+        let limit = limit.saturating_mul(DEVICES_EACH);
+        let devices = txn.whole::<DeviceRecord>(limit)?.map(|rows| {
+            let mut devices: HashMap<OwnedUserId, Vec<Device>> = HashMap::new();
+            for (key, record) in rows {
+                devices.entry(key.user_id).or_default().push(record.device);
+            }
+            devices
+        });
+        Ok(Self { identities, devices })
+    }
+
+    fn take(
+        &mut self,
+        txn: &Txn<'_, '_>,
+        user_id: &OwnedUserId,
+    ) -> Result<(Option<Identity>, Vec<Device>), StoreError> {
+        let identity = match &mut self.identities {
+            Some(identities) => identities.remove(user_id),
+            None => txn
+                .load::<IdentityRecord>(&UserKey { user_id: user_id.clone() })?
+                .map(|record| record.identity),
+        };
+        let devices = match &mut self.devices {
+            Some(devices) => devices.remove(user_id).unwrap_or_default(),
+            None => txn
+                .list::<DeviceRecord>(&DeviceKey::of(user_id))?
+                .into_iter()
+                .map(|(_, record)| record.device)
+                .collect(),
+        };
+        Ok((identity, devices))
+    }
 }
 
 /// Every session that `device` was given and that is still kept is to be given to it again, from the same index on. Answers
@@ -385,6 +467,8 @@ fn share(
     let live_index = hot.outbound(room_id, session)?.message_index();
     let mut keys = SessionKeys::new(room_id, session.session_id.clone(), session.initial.clone());
     let mut own: Option<OwnIdentity> = None;
+    let given = known.values().filter(|share| share.state == ShareState::Shared).count();
+    let mut channels = Channels::of(txn, recipients.entitled.len().saturating_sub(given))?;
     let mut messages = Messages::default();
     let mut refusals = Messages::default();
     let mut waiting = false;
@@ -404,23 +488,13 @@ fn share(
             device_id: device.device_id.clone(),
         };
         let own = own.get_or_insert_with(|| OwnIdentity::new(txn));
-        // Making the key's text costs a signature: only for a device that can be sent it.
-        let encrypted = if olm::has_session(txn, &device.keys)? {
-            olm::encrypt(txn, own, device, "m.room_key", keys.content_at(index)?)?
-        } else {
-            None
-        };
-        match encrypted {
-            Some(encrypted) => {
-                messages.add_share(
-                    device,
-                    encrypted,
-                    OutboxShare {
-                        session_id: share_key.session_id.clone(),
-                        user_id: share_key.user_id.clone(),
-                        device_id: share_key.device_id.clone(),
-                    },
-                );
+        match channels.take(txn, &device.keys)? {
+            Some(channel) => {
+                // Making the key's text costs a signature: only for a device that can be sent it.
+                let content = keys.content_at(index)?;
+                let encrypted =
+                    olm::encrypt_through(txn, own, channel, device, "m.room_key", content)?;
+                messages.add_share(device, encrypted, share_key.session_id.clone());
                 txn.put(&share_key, &share(ShareState::Shared));
             }
             None => {
@@ -497,7 +571,7 @@ fn withheld_content(
     room_id: &RoomId,
     session: &OutboundSessionRecord,
     code: WithheldCode,
-) -> Result<serde_json::Value, MachineError> {
+) -> Result<String, MachineError> {
     let sender_key = txn.own().keys.curve25519.to_base64();
     let mut content = json!({
         "algorithm": MEGOLM,
@@ -511,7 +585,7 @@ fn withheld_content(
         object.insert("room_id".to_owned(), json!(room_id));
         object.insert("session_id".to_owned(), json!(session.session_id.as_str()));
     }
-    Ok(content)
+    Ok(content.to_string())
 }
 
 /// The `m.room_key` contents of one session, made once for each index needed.

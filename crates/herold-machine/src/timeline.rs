@@ -18,6 +18,7 @@ use crate::{
     hot::Hot,
     key_requests,
     txn::Txn,
+    verification,
     wire::{EventHead, MegolmContent, MegolmPayload, parse},
 };
 
@@ -92,9 +93,28 @@ pub(crate) fn ingest(
         redact(txn, room_id, raw)?;
     }
     if origin == Origin::Live {
+        verify(txn, &key, &record)?;
         txn.emit(AppEvent::RoomEvent { room_id: room_id.to_owned(), event_id: event_id.clone() })?;
     }
     Ok(Some(event_id))
+}
+
+/// Gives an event to the verification that it may belong to.
+fn verify(txn: &mut Txn<'_, '_>, key: &EventKey, event: &EventRecord) -> Result<(), MachineError> {
+    let ts = event.origin_server_ts;
+    let (room_id, event_id, sender) = (&key.room_id, &key.event_id, &event.sender);
+    match &event.decryption {
+        Decryption::Decrypted { event_type, content, .. } => {
+            verification::handle_room_event(txn, room_id, event_id, sender, ts, event_type, content)
+        }
+        Decryption::Clear if event.raw.contains(verification::PREFIX) => {
+            let head = serde_json::from_str::<EventHead>(&event.raw).ok();
+            let Some(content) = head.and_then(|head| head.content) else { return Ok(()) };
+            let (kind, content) = (&event.event_type, content.get());
+            verification::handle_room_event(txn, room_id, event_id, sender, ts, kind, content)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn place(
@@ -355,6 +375,7 @@ pub(crate) fn decrypt_late(
     set_decryption(&mut event, decryption);
     txn.put(&key, &event);
     if matches!(event.decryption, Decryption::Decrypted { .. }) {
+        verify(txn, &key, &event)?;
         txn.emit(AppEvent::Decrypted { room_id: key.room_id, event_id: key.event_id })?;
     }
     Ok(())

@@ -17,8 +17,9 @@ use crate::{
     AppEvent, DropReason, MachineError, Notice,
     devices::{DeviceLookup as _, device_of},
     hot::Hot,
-    key_answers, key_requests, olm, retired, room_keys,
+    key_answers, key_requests, olm, retired, room_keys, secrets,
     txn::Txn,
+    verification,
     wire::{OlmContent, OlmPayload, ToDeviceEvent, parse},
 };
 
@@ -84,13 +85,17 @@ pub(crate) fn handle(
         "m.room.encrypted" => handle_encrypted(txn, hot, policy, sender, &content),
         "m.room_key.withheld" => room_keys::handle_withheld(txn, sender, &content),
         "m.room_key_request" => key_answers::handle_request(txn, &sender, &content),
+        secrets::REQUEST => secrets::handle_request(txn, &sender, &content),
         "m.room_key"
         | "m.forwarded_room_key"
         | "m.secret.send"
         | "m.room_key_bundle"
         | "io.element.msc4268.room_key_bundle" => dropped(txn, Some(sender), DropReason::NotByOlm),
-        // Verification is not answered by this version; anything else in the clear is not for an
-        // end-to-end-encryption core.
+        // What counts in a verification is what the two sides compare, not how it came.
+        kind if kind.starts_with(verification::PREFIX) => {
+            verification::handle_to_device(txn, &sender, None, kind, content.get())
+        }
+        // Anything else in the clear is not for an end-to-end-encryption core.
         _ => Ok(()),
     }
 }
@@ -215,15 +220,18 @@ fn dispatch(
             None => Ok(()),
         },
         "m.forwarded_room_key" => key_requests::handle_forwarded(txn, hot, event),
-        // Nothing was asked for, so nothing of this kind is taken (attack N08).
-        "m.secret.send" | "m.room_key_bundle" | "io.element.msc4268.room_key_bundle" => {
+        "m.secret.send" => secrets::handle_send(txn, event),
+        // Verification is how a device comes to be believed: it cannot wait for that (attack N46).
+        kind if kind.starts_with(verification::PREFIX) => {
+            let device = event.device.as_ref().map(|device| device.device_id.as_ref());
+            verification::handle_to_device(txn, &event.sender, device, kind, event.content.get())
+        }
+        // Nothing was asked for, so nothing of this kind is taken.
+        "m.room_key_bundle" | "io.element.msc4268.room_key_bundle" => {
             dropped(txn, Some(event.sender), DropReason::Unsolicited)
         }
         _ => {
-            // Verification is how a device comes to be believed: it cannot wait for that (attack N46).
-            if !event.event_type.starts_with("m.key.verification.")
-                && !is_believed(txn, policy, &event)?
-            {
+            if !is_believed(txn, policy, &event)? {
                 return dropped(txn, Some(event.sender), DropReason::SenderUntrusted);
             }
             let sender_device = event.device.map(|device| device.device_id);

@@ -3,7 +3,7 @@
 //! Reads see the step's own changes first, then the snapshot. Nothing reaches the store before the
 //! step is committed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use herold_crypto::{Account, IdentityKeys};
 use herold_store::{
@@ -56,6 +56,9 @@ pub(crate) struct Left {
     pub(crate) account: Option<Account>,
     pub(crate) first_number: Option<u64>,
 }
+
+/// A record with its key.
+pub(crate) type Row<R> = (<R as Record>::Key, R);
 
 /// A step under way.
 pub(crate) struct Txn<'a, 'c> {
@@ -159,18 +162,47 @@ impl<'a, 'c> Txn<'a, 'c> {
     }
 
     /// All records with `prefix`, the step's own changes included, in key order.
-    pub(crate) fn list<R: Record>(&self, prefix: &[u8]) -> Result<Vec<(R::Key, R)>, StoreError> {
-        let stored = self.snapshot.list::<R>(prefix, usize::MAX)?;
+    pub(crate) fn list<R: Record>(&self, prefix: &[u8]) -> Result<Vec<Row<R>>, StoreError> {
+        self.merge(self.snapshot.list::<R>(prefix, usize::MAX)?, prefix)
+    }
+
+    /// Whether a table surely has no rows. Costs next to nothing for the tables that stores keep at hand.
+    pub(crate) fn is_empty<R: Record>(&self) -> Result<bool, StoreError> {
+        let mut empty = self.changes.rows(R::TABLE).next().is_none();
+        if empty {
+            self.snapshot.scan(R::TABLE, &[], None, &mut |_, _| {
+                empty = false;
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(empty)
+    }
+
+    /// The whole table, if it had `limit` rows at most before this step: for who is about to look at many of them. A row
+    /// of a scan costs a tenth of one that is looked up.
+    pub(crate) fn whole<R: Record>(&self, limit: usize) -> Result<Option<Vec<Row<R>>>, StoreError> {
+        let stored = self.snapshot.list::<R>(&[], limit.saturating_add(1))?;
+        if stored.len() > limit {
+            return Ok(None);
+        }
+        self.merge(stored, &[]).map(Some)
+    }
+
+    /// Rows of the snapshot with `prefix`, as this step has changed them.
+    fn merge<R: Record>(
+        &self,
+        stored: Vec<Row<R>>,
+        prefix: &[u8],
+    ) -> Result<Vec<Row<R>>, StoreError> {
         let mut touched = self
             .changes
-            .rows(R::TABLE)
-            .skip_while(|(key, _)| *key < prefix)
+            .rows_from(R::TABLE, prefix)
             .take_while(|(key, _)| key.starts_with(prefix))
             .peekable();
         if touched.peek().is_none() {
             return Ok(stored);
         }
-        let mut merged: BTreeMap<Vec<u8>, (R::Key, R)> =
+        let mut merged: BTreeMap<Vec<u8>, Row<R>> =
             stored.into_iter().map(|row| (row.0.to_bytes(), row)).collect();
         for (key, value) in touched {
             match value {

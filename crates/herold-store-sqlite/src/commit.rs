@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError};
+use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError, Table};
 use rusqlite::{CachedStatement, params};
 
 use crate::{
@@ -22,6 +22,7 @@ impl Store for SqliteStore {
         // The first commit after the log was emptied goes to the medium, so that a mark can ask for it.
         let full = changes.durability() == Durability::Full || !self.marked;
         self.set_synchronous(full)?;
+        self.set_wiping(changes.iter().any(|(table, ..)| !was_sent(table)))?;
         self.log_is_empty = false;
         if let Err(error) = self.apply(changes) {
             self.take_back();
@@ -41,6 +42,12 @@ impl Store for SqliteStore {
     fn snapshot(&self) -> &dyn Snapshot {
         self
     }
+}
+
+/// Whether a table has only what is on its way to the server: who reads it learns no more than the server does. A commit that touches nothing else need not overwrite the pages it frees,
+/// which would be as many again as were written.
+fn was_sent(table: Table) -> bool {
+    matches!(table, Table::Outbox | Table::OutboxBody)
 }
 
 impl SqliteStore {
@@ -139,6 +146,22 @@ impl SqliteStore {
     fn demand_log(&mut self) -> std::io::Result<()> {
         let salts = wal::salts(&self.files.log())?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         self.mark.demand(Demand::new(salts, self.frames.load(Ordering::Relaxed)))
+    }
+
+    /// Whether pages that a commit frees are overwritten.
+    fn set_wiping(&mut self, wipe: bool) -> Result<(), StoreError> {
+        if self.wiping != Some(wipe) {
+            self.wiping = None;
+            self.connection
+                .execute_batch(if wipe {
+                    "PRAGMA secure_delete = ON"
+                } else {
+                    "PRAGMA secure_delete = FAST"
+                })
+                .map_err(|error| from_sqlite(&error, "preparing a commit"))?;
+            self.wiping = Some(wipe);
+        }
+        Ok(())
     }
 
     fn set_synchronous(&mut self, full: bool) -> Result<(), StoreError> {

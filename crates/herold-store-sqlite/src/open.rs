@@ -48,6 +48,8 @@ pub struct SqliteStore {
     pub(crate) log_is_empty: bool,
     /// Whether a commit waits for the medium as things are set now.
     pub(crate) synchronous: Option<bool>,
+    /// Whether a commit overwrites the pages it frees as things are set now.
+    pub(crate) wiping: Option<bool>,
     /// A failed commit could not be taken back: no more reads, no more commits.
     pub(crate) broken: bool,
     pub(crate) checkpoint_pages: u32,
@@ -186,6 +188,7 @@ impl SqliteStore {
             marked: false,
             log_is_empty,
             synchronous: None,
+            wiping: None,
             broken: false,
             checkpoint_pages: options.checkpoint_pages,
             resident: Resident::default(),

@@ -1,6 +1,6 @@
 //! [`ChangeSet`]: what one step changes, in order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use zeroize::Zeroize;
 
@@ -46,13 +46,16 @@ impl std::fmt::Debug for Change {
     }
 }
 
+/// What becomes of a table's rows: `None` is a deletion.
+type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// The ordered changes of one step. A later change of a row replaces an earlier one.
 ///
 /// A change set also answers reads ([`ChangeSet::get`]), so that a step sees what it has itself
 /// changed. Dropping it wipes the values.
 #[derive(Clone, Default)]
 pub struct ChangeSet {
-    rows: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    tables: BTreeMap<Table, Rows>,
     durability: Durability,
 }
 
@@ -100,54 +103,66 @@ impl ChangeSet {
     /// it.
     #[must_use]
     pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.rows.get(&(table, key.to_vec())).map(|row| row.as_deref())
+        self.tables.get(&table)?.get(key).map(|row| row.as_deref())
     }
 
     /// The touched rows of a table, in key order: `None` is a deletion.
     pub fn rows(&self, table: Table) -> impl DoubleEndedIterator<Item = (&[u8], Option<&[u8]>)> {
-        let start = (table, Vec::new());
-        let rows = match Table::ALL.iter().find(|next| **next > table) {
-            Some(next) => self.rows.range(start..(*next, Vec::new())),
-            None => self.rows.range(start..),
-        };
-        rows.map(|((_, key), value)| (key.as_slice(), value.as_deref()))
+        self.rows_from(table, &[])
+    }
+
+    /// The touched rows of a table from the key `from` on.
+    pub fn rows_from(
+        &self,
+        table: Table,
+        from: &[u8],
+    ) -> impl DoubleEndedIterator<Item = (&[u8], Option<&[u8]>)> {
+        let from = (Bound::Included(from), Bound::Unbounded);
+        let rows = self.tables.get(&table).into_iter();
+        rows.flat_map(move |rows| rows.range::<[u8], _>(from))
+            .map(|(key, value)| (key.as_slice(), value.as_deref()))
     }
 
     /// The changes, ordered by table and key.
     pub fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        self.rows.iter().map(|((table, key), value)| match value {
-            Some(value) => Change::Put { table: *table, key: key.clone(), value: value.clone() },
-            None => Change::Delete { table: *table, key: key.clone() },
+        self.iter().map(|(table, key, value)| match value {
+            Some(value) => Change::Put { table, key: key.to_vec(), value: value.to_vec() },
+            None => Change::Delete { table, key: key.to_vec() },
         })
     }
 
     /// The changes as borrowed rows (`None` deletes), ordered by table and key.
     pub fn iter(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
-        self.rows.iter().map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()))
+        self.tables.iter().flat_map(|(table, rows)| {
+            rows.iter().map(|(key, value)| (*table, key.as_slice(), value.as_deref()))
+        })
     }
 
     /// Whether nothing would change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.tables.is_empty()
     }
 
     /// How many rows are touched.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.tables.values().map(Rows::len).sum()
     }
 
     /// Adds `other` after these changes; the stronger durability wins.
     pub fn append(&mut self, mut other: ChangeSet) {
-        for (row, value) in std::mem::take(&mut other.rows) {
-            self.set(row.0, row.1, value);
+        for (table, rows) in std::mem::take(&mut other.tables) {
+            for (key, value) in rows {
+                self.set(table, key, value);
+            }
         }
         self.durability = self.durability.max(other.durability);
     }
 
     fn set(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
-        if let Some(Some(mut replaced)) = self.rows.insert((table, key), value) {
+        let rows = self.tables.entry(table).or_default();
+        if let Some(Some(mut replaced)) = rows.insert(key, value) {
             replaced.zeroize();
         }
     }
@@ -155,7 +170,7 @@ impl ChangeSet {
 
 impl Drop for ChangeSet {
     fn drop(&mut self) {
-        for value in self.rows.values_mut().flatten() {
+        for value in self.tables.values_mut().flat_map(Rows::values_mut).flatten() {
             value.zeroize();
         }
     }
@@ -163,10 +178,8 @@ impl Drop for ChangeSet {
 
 impl std::fmt::Debug for ChangeSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut tables: BTreeMap<&str, usize> = BTreeMap::new();
-        for (table, _) in self.rows.keys() {
-            *tables.entry(table.name()).or_default() += 1;
-        }
+        let tables: BTreeMap<&str, usize> =
+            self.tables.iter().map(|(table, rows)| (table.name(), rows.len())).collect();
         f.debug_struct("ChangeSet")
             .field("rows", &tables)
             .field("durability", &self.durability)

@@ -100,6 +100,8 @@ tables! {
     ToDeviceQueue = "to_device_queue",
     /// Devices that a policy puts up with for a time.
     UntrustedDevice = "untrusted_device",
+    /// The bodies of the to-device messages to be sent: ciphertexts.
+    OutboxBody = "outbox_body",
     /// The user's own secrets.
     Secret = "secret",
     /// An identity that the homeserver may not have accepted yet.
@@ -112,6 +114,14 @@ tables! {
     BackupDue = "backup_due",
     /// An upload to the backup under way.
     BackupBatch = "backup_batch",
+    /// Verifications under way, or just over.
+    Verification = "verification",
+    /// Verifications to be begun with an event that is in the send queue.
+    VerificationRequest = "verification_request",
+    /// Messages of verifications whose sending device is not known yet.
+    Parked = "parked",
+    /// The user's own secrets that we ask our other devices for.
+    SecretRequest = "secret_request",
 }
 
 /// A typed record: its table, its key, and its bytes.

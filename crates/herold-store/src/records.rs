@@ -151,8 +151,9 @@ macro_rules! record {
 mod own;
 
 pub use own::{
-    BackupBatchRecord, BackupDueRecord, BackupRecord, PendingIdentityRecord, SecretRecord,
-    SignatureRecord,
+    BackupBatchRecord, BackupDueRecord, BackupRecord, ParkedRecord, PendingIdentityRecord,
+    SecretRecord, SecretRequestRecord, SignatureRecord, VerificationRecord,
+    VerificationRequestRecord,
 };
 
 /// The key of a table that has one row.
@@ -232,6 +233,24 @@ record_key! {
     HashKey {
         /// SHA-256 of the message.
         hash: [u8; 32],
+    }
+}
+record_key! {
+    /// A verification.
+    VerificationKey {
+        /// Its id: a transaction id, or the event id of the request.
+        flow_id: String,
+        /// The other user; the own one for own devices.
+        user_id: OwnedUserId,
+    }
+}
+impl VerificationKey {
+    /// All verifications with this id.
+    #[must_use]
+    pub fn of(flow_id: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        push_text(&mut out, flow_id);
+        out
     }
 }
 record_key! {
@@ -858,16 +877,25 @@ pub struct OutboxRecord {
     pub event_type: String,
     /// The transaction id.
     pub txn_id: OwnedTransactionId,
-    /// The request's body, as JSON text.
-    pub body: String,
-    /// The shares that are done when it has been accepted.
-    pub shares: Vec<OutboxShare>,
+    /// The Megolm sessions whose keys it carries.
+    pub sessions: Vec<SessionId>,
     /// Failed attempts in a row.
     pub failures: u32,
     /// When to try again after a failure.
     pub retry_at: Option<Timestamp>,
 }
 record!(OutboxRecord, SequenceKey, Outbox);
+
+/// The body of an outbox request: written once, and read only to be sent. It is large, and what is asked of the
+/// outbox at each step is in [`OutboxRecord`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutboxBodyRecord {
+    /// The request's body, as JSON text.
+    pub body: String,
+    /// The shares that are done when it has been accepted.
+    pub shares: Vec<OutboxShare>,
+}
+record!(OutboxBodyRecord, SequenceKey, OutboxBody);
 
 /// A share in an outbox request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use herold_crypto::{SecretString, SeededEntropy};
 use herold_machine::Outgoing;
 use herold_store::{
     ScanControl, SnapshotExt as _,
-    records::{Only, OutboxRecord, QueueRecord, QueueState, SyncRecord},
+    records::{Only, OutboxBodyRecord, QueueRecord, QueueState, SyncRecord},
 };
 use serde_json::{Value, json};
 
@@ -747,7 +747,7 @@ impl World {
     /// The ciphertexts that a device has made for others and not sent yet.
     fn outbox(&self, device: usize) -> BTreeSet<String> {
         let image = self.devices[device].disk.image();
-        let rows = image.list::<OutboxRecord>(&[], usize::MAX).expect("a store in memory");
+        let rows = image.list::<OutboxBodyRecord>(&[], usize::MAX).expect("a store in memory");
         let bodies = rows.iter().filter_map(|(_, row)| serde_json::from_str(&row.body).ok());
         bodies.flat_map(|body| ciphertexts(&body)).collect()
     }

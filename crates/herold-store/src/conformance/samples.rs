@@ -270,14 +270,17 @@ samples! {
     OutboxRecord: SequenceKey { sequence: 1 } => OutboxRecord {
         event_type: "m.room.encrypted".to_owned(),
         txn_id: transaction(),
+        sessions: vec![session()],
+        failures: 0,
+        retry_at: None,
+    },
+    OutboxBodyRecord: SequenceKey { sequence: 1 } => OutboxBodyRecord {
         body: r#"{"messages":{}}"#.to_owned(),
         shares: vec![OutboxShare {
             session_id: session(),
             user_id: user(),
             device_id: device_id(),
         }],
-        failures: 0,
-        retry_at: None,
     },
     QueueRecord: SequenceKey { sequence: 2 } => QueueRecord {
         room_id: room(),
@@ -318,6 +321,23 @@ samples! {
         self_signing: secret("self-signing"),
         user_signing: secret("user-signing"),
     },
+    VerificationRecord: VerificationKey { flow_id: "$flow".to_owned(), user_id: user() }
+        => VerificationRecord { flow: secret("flow"), due: at(19) },
+    VerificationRequestRecord: NameKey { name: "txn".to_owned() }
+        => VerificationRequestRecord { room_id: room(), user_id: user() },
+    ParkedRecord: SequenceKey { sequence: 7 } => ParkedRecord {
+        sender: user(),
+        sender_device: Some(device_id()),
+        event_type: "m.key.verification.request".to_owned(),
+        content: "{}".to_owned(),
+        received_at: at(20),
+    },
+    SecretRequestRecord: NameKey { name: "m.cross_signing.master".to_owned() }
+        => SecretRequestRecord {
+            request_id: "request".to_owned(),
+            devices: vec![device_id()],
+            asked_at: at(21),
+        },
     SignatureRecord: SequenceKey { sequence: 6 } => SignatureRecord {
         user_id: user(),
         name: "HEROLDDEV".to_owned(),

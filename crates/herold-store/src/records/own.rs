@@ -1,12 +1,12 @@
-//! Records of what makes a user sure of themselves: secrets, the own identity, signatures to be uploaded, the key
-//! backup.
+//! Records of what makes a user sure of themselves and of others: secrets, the own identity, signatures to be
+//! uploaded, the key backup, verifications.
 
 use herold_crypto::{SecretBytes, SecretString};
 use herold_trust::Timestamp;
-use ruma::OwnedUserId;
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{InboundSessionKey, NameKey, Only, SequenceKey};
+use super::{InboundSessionKey, NameKey, Only, SequenceKey, VerificationKey};
 use crate::{Record, Table};
 
 /// A secret of the user's own, under its name in secret storage (`m.cross_signing.master`, ...,
@@ -84,3 +84,51 @@ pub struct BackupBatchRecord {
     pub body: String,
 }
 record!(BackupBatchRecord, Only, BackupBatch);
+
+/// A verification: a state machine of the trust crate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationRecord {
+    /// The flow. Secret: it holds private keys.
+    pub flow: SecretBytes,
+    /// When it has to be looked at: it has waited too long, or is to be forgotten.
+    pub due: Timestamp,
+}
+record!(VerificationRecord, VerificationKey, Verification);
+
+/// A verification to be begun once an event of the send queue, named by its transaction id, has its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationRequestRecord {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Whom it asks.
+    pub user_id: OwnedUserId,
+}
+record!(VerificationRequestRecord, NameKey, VerificationRequest);
+
+/// A message of a verification whose sending device is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedRecord {
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The device that encrypted it, if it was encrypted.
+    pub sender_device: Option<OwnedDeviceId>,
+    /// The event type.
+    pub event_type: String,
+    /// The content, as JSON text.
+    pub content: String,
+    /// When it came.
+    pub received_at: Timestamp,
+}
+record!(ParkedRecord, SequenceKey, Parked);
+
+/// A secret that our own verified devices are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRequestRecord {
+    /// The request's id.
+    pub request_id: String,
+    /// The devices that were asked.
+    pub devices: Vec<OwnedDeviceId>,
+    /// When.
+    pub asked_at: Timestamp,
+}
+record!(SecretRequestRecord, NameKey, SecretRequest);
