@@ -22,7 +22,8 @@ use herold_store::{
     },
 };
 use herold_trust::{
-    Device, Identity, KeySource, MEGOLM, Policy, Timestamp, WithheldCode, is_expired, may_receive,
+    Device, Identity, IdentityState, KeySource, MEGOLM, Policy, Timestamp, WithheldCode,
+    is_expired, may_receive,
 };
 use ruma::{OwnedDeviceId, OwnedUserId, RoomId};
 use serde_json::{json, value::RawValue};
@@ -258,6 +259,13 @@ pub(crate) fn recipients(
     let any_blocked = !txn.list::<BlockedRecord>(&[])?.is_empty();
     for user_id in users {
         let (identity, devices) = lists.take(txn, &user_id)?;
+        // Who was verified and shows another identity is sent nothing, whatever the policy, until verified again or
+        // let go (attack N03).
+        if user_id != own.user_id
+            && identity.as_ref().map(Identity::state) == Some(IdentityState::VerificationViolation)
+        {
+            return Ok(None);
+        }
         for device in devices {
             if device.device_id == own.device_id && user_id == own.user_id {
                 continue;

@@ -1,0 +1,143 @@
+//! What the stories of identities share.
+
+#![allow(dead_code)]
+
+use herold::{IdentityState, SecretString};
+use herold_machine::{BackupStatus, Imported, open_backup};
+use herold_testkit::World;
+use herold_trust::KeySource;
+use serde_json::{Value, json};
+
+use crate::behaviour_common::known_devices;
+
+pub const SECRETS: [&str; 3] =
+    ["m.cross_signing.master", "m.cross_signing.self_signing", "m.cross_signing.user_signing"];
+pub const SIGNING_UPLOAD: &str = "/_matrix/client/v3/keys/device_signing/upload";
+
+pub fn with_password(world: &World, device: usize, body: &str) -> Value {
+    let mut body: Value = serde_json::from_str(body).unwrap();
+    body["auth"] = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": world.devices[device].user_id },
+        "password": "pw",
+    });
+    body
+}
+
+pub fn prepare(world: &mut World, device: usize, replace: bool) -> Option<String> {
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, replace))
+        })
+        .unwrap()
+        .reply
+}
+
+pub fn published(world: &mut World, device: usize) -> bool {
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
+        })
+        .unwrap()
+        .reply
+}
+
+/// Makes an identity on a device and has it accepted.
+pub fn bootstrap(world: &mut World, device: usize, replace: bool) {
+    let body = prepare(world, device, replace).expect("something to publish");
+    let body = with_password(world, device, &body);
+    assert_eq!(world.call(Some(device), "POST", SIGNING_UPLOAD, body), json!({}));
+    assert!(published(world, device));
+    world.settle();
+}
+
+pub fn secret(world: &mut World, device: usize, name: &str) -> Option<SecretString> {
+    world
+        .command(device, |engine| engine.read(|machine, snapshot| machine.secret(snapshot, name)))
+        .unwrap()
+}
+
+pub fn import(world: &mut World, device: usize, name: &str, secret: &SecretString) -> bool {
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.import_identity_key(snapshot, cx, name, secret)
+            })
+        })
+        .unwrap()
+        .reply
+}
+
+pub fn identity_of(world: &mut World, by: usize, of: usize) -> IdentityState {
+    let user = world.devices[of].user_id.clone();
+    known_devices(world, by, &user).identity.expect("an identity").state()
+}
+
+pub fn is_signed(world: &mut World, by: usize, device: usize) -> bool {
+    let (user, id) =
+        (world.devices[device].user_id.clone(), world.devices[device].device_id.clone());
+    let known = known_devices(world, by, &user);
+    known.devices.iter().any(|view| view.device.device_id == id && view.cross_signed)
+}
+
+pub fn status(world: &mut World, device: usize) -> BackupStatus {
+    world
+        .command(device, |engine| engine.read(|machine, snapshot| machine.backup_status(snapshot)))
+        .unwrap()
+}
+
+pub fn make_backup(world: &mut World, device: usize) -> String {
+    let body = world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.prepare_backup(snapshot, cx))
+        })
+        .unwrap()
+        .reply;
+    let body = serde_json::from_str(&body).unwrap();
+    let answer = world.call(Some(device), "POST", "/_matrix/client/v3/room_keys/version", body);
+    let version = answer["version"].as_str().unwrap().to_owned();
+    let created = world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| machine.backup_created(snapshot, cx, &version))
+        })
+        .unwrap()
+        .reply;
+    assert!(created);
+    world.settle();
+    version
+}
+
+pub fn take_backup_key(world: &mut World, device: usize, secret: &SecretString) -> bool {
+    let info = world.call(Some(device), "GET", "/_matrix/client/v3/room_keys/version", Value::Null);
+    let info = info.to_string();
+    world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.import_backup_key(snapshot, cx, secret, info.as_bytes())
+            })
+        })
+        .unwrap()
+        .reply
+}
+
+pub fn download(world: &mut World, device: usize, version: &str) -> Value {
+    let request = herold_machine::Machine::backup_request(version);
+    world.call_http(device, &request)
+}
+
+pub fn restore(world: &mut World, device: usize, body: &Value) -> (Imported, usize) {
+    let key = world
+        .command(device, |engine| engine.read(|machine, snapshot| machine.backup_key(snapshot)))
+        .unwrap()
+        .expect("the key");
+    let (keys, bad) = open_backup(&key.1, body.to_string().as_bytes()).unwrap();
+    let imported = world
+        .command(device, |engine| {
+            engine.step(|machine, snapshot, cx| {
+                machine.import_room_keys(snapshot, cx, keys, KeySource::Backup)
+            })
+        })
+        .unwrap()
+        .reply;
+    (imported, bad)
+}
