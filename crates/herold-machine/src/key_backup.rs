@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use herold_crypto::{
-    BACKUP_ALGORITHM, BackupDecryptionKey, BackupPublicKey, EncryptedSessionData, SecretString,
-    SessionData, SessionId, SigningKey, verify_json,
+    BACKUP_ALGORITHM, BackupDecryptionKey, BackupPublicKey, EncryptedSessionData, ExportedSession,
+    SecretString, SessionData, SessionId, SigningKey, verify_json,
 };
 use herold_store::{
     RecordKey as _, Snapshot, SnapshotExt as _, StoreError,
@@ -359,21 +359,48 @@ pub(crate) fn advance(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     Ok(())
 }
 
+/// Room keys as they are for a key file: a page of them, after `after`, and where the next page begins.
+pub(crate) fn export(
+    snapshot: &dyn Snapshot,
+    after: Option<&InboundSessionKey>,
+    limit: usize,
+) -> Result<(Vec<ExportedSession>, Option<InboundSessionKey>), MachineError> {
+    let rows = snapshot.list_from::<InboundSessionRecord>(&[], after, limit.saturating_add(1))?;
+    let mut exported = Vec::new();
+    let mut last = None;
+    for (key, record) in rows {
+        if after == Some(&key) {
+            continue;
+        }
+        exported.extend(session_data(&record)?.map(|data| ExportedSession {
+            room_id: key.room_id.to_string(),
+            session_id: key.session_id.clone(),
+            data,
+        }));
+        last = Some(key);
+    }
+    Ok((exported, last))
+}
+
+/// A room key as it leaves: from its first index on, with what is claimed of it.
+fn session_data(record: &InboundSessionRecord) -> Result<Option<SessionData>, MachineError> {
+    let mut session = room_keys::restore(record)?;
+    Ok(session.export_at(record.first_known_index).map(|session_key| SessionData {
+        sender_key: record.sender_key,
+        claimed_ed25519: record.sender_ed25519,
+        forwarding_chain: record.forwarders.iter().map(|key| key.to_base64()).collect(),
+        session_key,
+        shared_history: record.shared_history,
+    }))
+}
+
 /// One entry of an upload.
 fn entry(
     txn: &mut Txn<'_, '_>,
     public: &BackupPublicKey,
     record: &InboundSessionRecord,
 ) -> Result<Option<Value>, MachineError> {
-    let mut session = room_keys::restore(record)?;
-    let Some(session_key) = session.export_at(record.first_known_index) else { return Ok(None) };
-    let data = SessionData {
-        sender_key: record.sender_key,
-        claimed_ed25519: record.sender_ed25519,
-        forwarding_chain: record.forwarders.iter().map(|key| key.to_base64()).collect(),
-        session_key,
-        shared_history: record.shared_history,
-    };
+    let Some(data) = session_data(record)? else { return Ok(None) };
     Ok(Some(json!({
         "first_message_index": record.first_known_index,
         "forwarded_count": record.forwarders.len(),

@@ -1,14 +1,16 @@
 //! [`Machine`]: the inputs, commands and getters. What they do is in the modules beside this one.
 
-use herold_crypto::{BackupDecryptionKey, IdentityKeys, SecretBytes, SecretString};
+use herold_crypto::{
+    BackupDecryptionKey, ExportedSession, IdentityKeys, SecretBytes, SecretString,
+};
 use herold_store::{
     Snapshot, SnapshotExt, StoreError,
     records::{
         AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
-        IdentityRecord, LoginRecord, MemberKey, MemberRecord, Membership, NameKey, Only,
-        OutboundSessionRecord, OutdatedUserRecord, PendingIdentityRecord, PolicyRecord,
-        QueueRecord, RoomKey, RoomRecord, SecretRecord, SequenceKey, TimelineKey, TimelineRecord,
-        TrackedUserRecord, UserKey,
+        IdentityRecord, InboundSessionKey, LoginRecord, MemberKey, MemberRecord, Membership,
+        NameKey, Only, OutboundSessionRecord, OutdatedUserRecord, PendingIdentityRecord,
+        PolicyRecord, QueueRecord, RoomKey, RoomRecord, SecretRecord, SequenceKey, TimelineKey,
+        TimelineRecord, TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
@@ -801,8 +803,8 @@ impl Machine {
         self.end(txn, flow_id)
     }
 
-    /// Asks a user to verify each other, in a room. Replies with the transaction id of the request: the event's id, as
-    /// [`AppEvent::Sent`] tells it, is the flow's.
+    /// Asks a user to verify each other, in a room. Replies with the transaction id of the request, `txn_id` if that is given:
+    /// the event's id, as [`AppEvent::Sent`] tells it, is the flow's.
     ///
     /// # Errors
     /// [`MachineError::UnknownRoom`], [`MachineError::NotJoined`], or those of the store.
@@ -812,9 +814,11 @@ impl Machine {
         cx: &mut Context<'_>,
         room_id: &RoomId,
         user_id: &UserId,
+        txn_id: Option<OwnedTransactionId>,
     ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        let txn_id = verification::request_in_room(&mut txn, room_id, user_id, Methods::ALL)?;
+        let txn_id = verification::request_in_room(&mut txn, room_id, user_id, txn_id)?;
+        queue::advance_room(&mut txn, &mut self.hot, &self.policy, room_id)?;
         self.end(txn, txn_id)
     }
 
@@ -1277,6 +1281,19 @@ impl Machine {
         snapshot: &dyn Snapshot,
     ) -> Result<Option<(String, BackupDecryptionKey)>, MachineError> {
         key_backup::decryption_key(snapshot)
+    }
+
+    /// A page of all room keys, for a key file, and where the next page begins: `None` after the last one. Secret.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn room_keys(
+        &self,
+        snapshot: &dyn Snapshot,
+        after: Option<&InboundSessionKey>,
+        limit: usize,
+    ) -> Result<(Vec<ExportedSession>, Option<InboundSessionKey>), MachineError> {
+        key_backup::export(snapshot, after, limit)
     }
 
     /// A secret of the user's own, by its name in secret storage. Secret.

@@ -19,7 +19,10 @@ use herold_trust::{
     VerificationState, VerificationTarget, VerifiedKey, from_device, parse_device_keys,
     unknown_transaction,
 };
-use ruma::{DeviceId, EventId, OwnedDeviceId, OwnedUserId, RoomId, TransactionId, UserId};
+use ruma::{
+    DeviceId, EventId, OwnedDeviceId, OwnedTransactionId, OwnedUserId, RoomId, TransactionId,
+    UserId,
+};
 use serde_json::{Value, value::RawValue};
 
 use crate::{AppEvent, MachineError, messages::put_clear, own_identity, queue, secrets, txn::Txn};
@@ -50,6 +53,8 @@ pub struct VerificationView {
     pub device_id: Option<OwnedDeviceId>,
     /// It goes through a room.
     pub in_room: bool,
+    /// This side has asked.
+    pub asked_by_us: bool,
     /// Where it stands.
     pub state: VerificationState,
     /// What both sides can do.
@@ -66,6 +71,7 @@ fn view(key: &VerificationKey, flow: &Verification) -> VerificationView {
         user_id: key.user_id.clone(),
         device_id: flow.their_device().map(ToOwned::to_owned),
         in_room: matches!(flow.channel(), Channel::Room { .. }),
+        asked_by_us: flow.is_asked_by_us(),
         state: flow.state(),
         methods: flow.methods(),
     }
@@ -257,12 +263,12 @@ pub(crate) fn request_in_room(
     txn: &mut Txn<'_, '_>,
     room_id: &RoomId,
     user_id: &UserId,
-    methods: Methods,
-) -> Result<ruma::OwnedTransactionId, MachineError> {
+    txn_id: Option<OwnedTransactionId>,
+) -> Result<OwnedTransactionId, MachineError> {
     let ours = own_keys(txn)?;
     let body = format!("{} would like to verify you, which your app cannot do.", ours.user_id());
-    let content = Verification::room_request(&ours, user_id, methods, &body);
-    let txn_id = queue::enqueue(txn, room_id, "m.room.message", &content, None)?;
+    let content = Verification::room_request(&ours, user_id, Methods::ALL, &body);
+    let txn_id = queue::enqueue(txn, room_id, "m.room.message", &content, txn_id)?;
     let name = NameKey { name: txn_id.to_string() };
     let record =
         VerificationRequestRecord { room_id: room_id.to_owned(), user_id: user_id.to_owned() };

@@ -73,7 +73,7 @@ fn two_users_verify_each_other_in_a_room() {
     world
         .command(alice, |engine| {
             engine.step(|machine, snapshot, cx| {
-                machine.request_room_verification(snapshot, cx, &room, &user)
+                machine.request_room_verification(snapshot, cx, &room, &user, None)
             })
         })
         .unwrap();

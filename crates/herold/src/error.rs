@@ -1,6 +1,8 @@
 //! [`ClientError`]: what went wrong, by what the app should do about it.
 
-use herold_crypto::{AttachmentError, RecoveryKeyError, SecretStorageError, SecretString};
+use herold_crypto::{
+    AttachmentError, KeyFileError, RecoveryKeyError, SecretStorageError, SecretString,
+};
 use herold_machine::{MachineError, Utd};
 use herold_store::StoreError;
 
@@ -104,6 +106,12 @@ pub enum ClientError {
     /// The user has an identity whose keys are not here: recover it, verify this device, or reset it.
     #[error("the user has an identity already")]
     IdentityExists,
+    /// There is no such verification, or it was over long ago.
+    #[error("the verification is not known")]
+    UnknownVerification,
+    /// The key file cannot be written or read: see the variant. Nothing was taken from it.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// The private key of the backup is not here: recover, or verify this device.
     #[error("the backup's private key is not here")]
     NoBackupKey,
@@ -151,6 +159,8 @@ impl ClientError {
             Self::SecretRefused(_) => "secret_refused",
             Self::IdentityExists => "identity_exists",
             Self::NoBackupKey => "no_backup_key",
+            Self::UnknownVerification => "unknown_verification",
+            Self::KeyFile(_) => "key_file",
             Self::Internal(_) => "internal",
         }
     }

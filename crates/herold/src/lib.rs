@@ -47,6 +47,7 @@ mod error;
 mod homeserver;
 mod http;
 mod key_backup;
+mod key_file;
 mod login;
 mod media;
 mod outcomes;
@@ -63,6 +64,7 @@ mod tasks;
 #[cfg(test)]
 mod test_support;
 mod transport;
+mod verification;
 
 pub use builder::ClientBuilder;
 pub use client::{Changes, Client};
@@ -77,13 +79,13 @@ pub use rooms::{CreateRoom, RoomPreset};
 pub use transport::{Exchange, Transport, TransportError, TransportRequest, TransportResponse};
 
 pub use herold_crypto::{
-    AttachmentError, Curve25519PublicKey, Ed25519PublicKey, Entropy, IdentityKeys,
+    AttachmentError, Curve25519PublicKey, Ed25519PublicKey, Entropy, IdentityKeys, KeyFileError,
     RecoveryKeyError, SecretBytes, SecretStorageError, SecretString, SessionId,
 };
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, HttpRequest, Imported,
     MachineError, Method, Notice, Outgoing, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome,
-    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd,
+    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
 };
 pub use herold_store::{
     MemoryStore, Store, StoreError,
@@ -94,8 +96,9 @@ pub use herold_store::{
 };
 pub use herold_store_sqlite::{PassphraseCost, SqliteStore, StoreKey, StoreOptions};
 pub use herold_trust::{
-    DecryptTrust, Device, EncryptionSettings, Identity, IdentityState, Policy, PolicyDenied,
-    PolicyFloor, Recipients, Shield, ShieldReason, Timestamp,
+    CancelCode, DecryptTrust, Device, Emoji, EncryptionSettings, Identity, IdentityState, Methods,
+    Policy, PolicyDenied, PolicyFloor, Recipients, Shield, ShieldReason, ShortAuthString,
+    Timestamp, VerificationState, VerifiedKey,
 };
 pub use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,

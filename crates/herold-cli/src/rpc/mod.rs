@@ -22,6 +22,7 @@ mod params;
 mod recovery;
 mod rooms;
 mod session;
+mod verification;
 
 use std::{
     io::{self, BufReader},
@@ -172,6 +173,17 @@ async fn carry_out(session: &mut Session, command: &str, params: Params) -> Answ
         "delete_device" => devices::delete_device(session.client()?, params).await,
         "identity" => devices::identity(session.client()?, params).await,
         "pin_identity" => devices::pin_identity(session.client()?, params),
+        "sas_request" => verification::request(session.client()?, params).await,
+        "sas_accept" => verification::accept(session.client()?, params).await,
+        "sas_emojis" => verification::emojis(session.client()?, params).await,
+        "sas_confirm" => verification::confirm(session.client()?, params).await,
+        "sas_cancel" => verification::cancel(session.client()?, params),
+        "flow" => verification::state(session.client()?, params),
+        "qr_show" => verification::qr_show(session.client()?, params),
+        "qr_scan" => verification::qr_scan(session.client()?, params),
+        "export_keys" => recovery::export_keys(session.client()?, params).await,
+        "import_keys" => recovery::import_keys(session.client()?, params).await,
+
         "bootstrap" => recovery::bootstrap(session.client()?, params).await,
         "reset_identity" => recovery::reset_identity(session.client()?, params).await,
         "recover" => recovery::recover(session.client()?, params).await,

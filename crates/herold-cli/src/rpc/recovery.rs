@@ -1,4 +1,6 @@
-//! Cross-signing, secret storage and the key backup.
+//! Cross-signing, secret storage, the key backup and key files.
+
+use std::path::PathBuf;
 
 use herold::{Client, ClientError, OwnedUserId, SecretString};
 use serde_json::{Value, json};
@@ -93,4 +95,20 @@ pub fn withdraw_verification(client: &Client, mut params: Params) -> Answer {
     let user: OwnedUserId = params.id("user")?;
     client.withdraw_verification(&user)?;
     Ok(Value::Object(serde_json::Map::new()))
+}
+
+/// `export_keys`
+pub async fn export_keys(client: &Client, mut params: Params) -> Answer {
+    let path = PathBuf::from(params.text("path")?);
+    let passphrase = params.secret("passphrase")?;
+    let count = client.export_keys(&path, passphrase).await?;
+    Ok(json!({ "count": count }))
+}
+
+/// `import_keys`
+pub async fn import_keys(client: &Client, mut params: Params) -> Answer {
+    let path = PathBuf::from(params.text("path")?);
+    let passphrase = params.secret("passphrase")?;
+    let imported = client.import_keys(&path, passphrase).await?;
+    Ok(json!({ "imported": imported.new + imported.known, "refused": imported.refused }))
 }

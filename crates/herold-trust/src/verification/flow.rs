@@ -36,6 +36,12 @@ impl Verification {
         &self.their_user
     }
 
+    /// Whether this side has asked for the verification.
+    #[must_use]
+    pub const fn is_asked_by_us(&self) -> bool {
+        self.by_us
+    }
+
     /// The device on the other side, once the flow is bound to one.
     #[must_use]
     pub fn their_device(&self) -> Option<&DeviceId> {
