@@ -10,12 +10,12 @@ use herold_store::{
         IdentityRecord, InboundSessionKey, LoginRecord, MemberKey, MemberRecord, Membership,
         NameKey, Only, OutboundSessionRecord, OutdatedUserRecord, PendingIdentityRecord,
         PolicyRecord, QueueRecord, RoomKey, RoomRecord, SecretRecord, SequenceKey, TimelineKey,
-        TimelineRecord, TrackedUserRecord, UserKey,
+        TimelineRecord, TrackedUserRecord, UserKey, VerifiedDeviceRecord,
     },
 };
 use herold_trust::{
-    DecryptTrust, Device, Identity, KeySource, Methods, Policy, PolicyFloor, Recipients, Timestamp,
-    is_cross_signed,
+    DecryptTrust, Device, Identity, IdentityState, KeySource, Methods, Policy, PolicyFloor,
+    Recipients, Timestamp, is_cross_signed,
 };
 use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,
@@ -75,6 +75,9 @@ pub struct DeviceView {
     pub device: Device,
     /// It is signed by its owner's self-signing key.
     pub cross_signed: bool,
+    /// It is known to be its owner's: the owner's identity is verified and has signed it, it was verified by
+    /// itself, or it is this very device.
+    pub verified: bool,
     /// The app's user has blocked it.
     pub blocked: bool,
 }
@@ -1166,8 +1169,15 @@ impl Machine {
         let identity = snapshot.load::<IdentityRecord>(&key)?.map(|record| record.identity);
         let mut views = Vec::new();
         for (key, record) in snapshot.list::<DeviceRecord>(&DeviceKey::of(user_id), usize::MAX)? {
+            let cross_signed = is_cross_signed(&record.device, identity.as_ref());
+            let is_own = key.user_id == self.own.user_id && key.device_id == self.own.device_id;
+            let sure = identity.as_ref().map(Identity::state) == Some(IdentityState::Verified);
+            let by_itself: Option<VerifiedDeviceRecord> = snapshot.load(&key)?;
+            let by_itself =
+                by_itself.is_some_and(|known| known.ed25519 == record.device.keys.ed25519);
             views.push(DeviceView {
-                cross_signed: is_cross_signed(&record.device, identity.as_ref()),
+                cross_signed,
+                verified: is_own || (sure && cross_signed) || by_itself,
                 blocked: snapshot.contains::<BlockedRecord>(&key)?,
                 device: record.device,
             });

@@ -11,7 +11,7 @@ use herold_store::{
     records::{
         DeviceKey, DeviceRecord, IdentityRecord, NameKey, OutdatedUserRecord, ParkedRecord,
         SequenceKey, TrackedUserRecord, UserKey, VerificationKey, VerificationRecord,
-        VerificationRequestRecord,
+        VerificationRequestRecord, VerifiedDeviceRecord,
     },
 };
 use herold_trust::{
@@ -196,8 +196,12 @@ fn sign(txn: &mut Txn<'_, '_>, verified: &VerifiedKey) -> Result<(), MachineErro
     match verified {
         VerifiedKey::Device { user_id, device_id, key } => {
             let device = DeviceKey { user_id: user_id.clone(), device_id: device_id.clone() };
-            if let Some(record) = txn.load::<DeviceRecord>(&device)? {
+            let Some(record) = txn.load::<DeviceRecord>(&device)? else { return Ok(()) };
+            if *user_id == txn.own().user_id {
                 own_identity::sign_device(txn, &record.device, key)?;
+            } else if record.device.keys.ed25519 == *key {
+                let since = txn.cx.now;
+                txn.put(&device, &VerifiedDeviceRecord { ed25519: *key, since });
             }
         }
         VerifiedKey::Master { user_id, key } if *user_id == txn.own().user_id => {

@@ -80,6 +80,7 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("verification_request", Small),
     Step::Table("parked", Small),
     Step::Table("secret_request", Small),
+    Step::Table("verified_device", Small),
 ]];
 
 /// The newest version, which this code reads and writes.

@@ -122,6 +122,8 @@ tables! {
     Parked = "parked",
     /// The user's own secrets that we ask our other devices for.
     SecretRequest = "secret_request",
+    /// Devices that were verified by themselves.
+    VerifiedDevice = "verified_device",
 }
 
 /// A typed record: its table, its key, and its bytes.

@@ -153,7 +153,7 @@ mod own;
 pub use own::{
     BackupBatchRecord, BackupDueRecord, BackupRecord, ParkedRecord, PendingIdentityRecord,
     SecretRecord, SecretRequestRecord, SignatureRecord, VerificationRecord,
-    VerificationRequestRecord,
+    VerificationRequestRecord, VerifiedDeviceRecord,
 };
 
 /// The key of a table that has one row.

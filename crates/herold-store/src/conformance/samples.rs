@@ -332,6 +332,8 @@ samples! {
         content: "{}".to_owned(),
         received_at: at(20),
     },
+    VerifiedDeviceRecord: DeviceKey { user_id: user(), device_id: device_id() }
+        => VerifiedDeviceRecord { ed25519: ed(), since: at(22) },
     SecretRequestRecord: NameKey { name: "m.cross_signing.master".to_owned() }
         => SecretRequestRecord {
             request_id: "request".to_owned(),

@@ -1,12 +1,12 @@
 //! Records of what makes a user sure of themselves and of others: secrets, the own identity, signatures to be
 //! uploaded, the key backup, verifications.
 
-use herold_crypto::{SecretBytes, SecretString};
+use herold_crypto::{Ed25519PublicKey, SecretBytes, SecretString};
 use herold_trust::Timestamp;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{InboundSessionKey, NameKey, Only, SequenceKey, VerificationKey};
+use super::{DeviceKey, InboundSessionKey, NameKey, Only, SequenceKey, VerificationKey};
 use crate::{Record, Table};
 
 /// A secret of the user's own, under its name in secret storage (`m.cross_signing.master`, ...,
@@ -132,3 +132,13 @@ pub struct SecretRequestRecord {
     pub asked_at: Timestamp,
 }
 record!(SecretRequestRecord, NameKey, SecretRequest);
+
+/// A device of another user whose key was verified by itself: its owner has no identity that could be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedDeviceRecord {
+    /// The key. A device that has come back with another one is not verified.
+    pub ed25519: Ed25519PublicKey,
+    /// When.
+    pub since: Timestamp,
+}
+record!(VerifiedDeviceRecord, DeviceKey, VerifiedDevice);

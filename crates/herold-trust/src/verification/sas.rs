@@ -213,13 +213,15 @@ pub(super) fn check_macs(
         Some(key) => covers(&key, &key)?,
         None => false,
     };
-    // Between users only the master keys count; between own devices, the devices first of all.
+    // Between users the master key stands for all of a user's devices, and nothing less will do; where there is none, as
+    // between own devices, the device itself is what was compared.
     let same_user = ours.user_id == theirs.user_id;
-    if !(if same_user { device } else { master }) {
+    let needs_device = same_user || theirs.master.is_none();
+    if !(if needs_device { device } else { master }) {
         return Err(CancelCode::KeyMismatch);
     }
     let mut verified = Vec::new();
-    if same_user {
+    if needs_device {
         verified.push(theirs.verified_device());
     }
     if master {
