@@ -9,7 +9,7 @@ mod behaviour_common;
 use std::collections::BTreeSet;
 
 use attacks_common::{CrossSigning, id, new_session, path, strict_device, user, withheld};
-use behaviour_common::{clean, log_length};
+use behaviour_common::{clean, log_length, next_sync, take_sync};
 use herold::OwnedRoomId;
 use herold_testkit::{Attacker, World};
 use serde_json::json;
@@ -93,11 +93,18 @@ fn a_crowd_gets_the_key_and_who_may_not_have_it_does_not() {
     people[11].device_id = known_as;
     let late = newcomer(&mut world, alice, &room, "late");
     world.settle();
+    // Of one the server says that she is gone, which she is not, and then of no more devices of hers.
+    let mut response = next_sync(&mut world, alice);
+    response["device_lists"] = json!({ "left": [people[8].user_id] });
+    take_sync(&mut world, alice, &response);
+    let eighth = people[8].user_id.clone();
+    let untold = Attacker::ghost(&mut world, &eighth, "UNTOLD");
+    world.settle();
     let mut expected = all;
     expected.remove(&place(&people[3]));
     expected.remove(&place(&people[5]));
-    expected.extend([place(&ghost), twin.clone(), place(&late)]);
-    people.extend([ghost, late]);
+    expected.extend([place(&ghost), twin.clone(), place(&late), place(&untold)]);
+    people.extend([ghost, late, untold]);
 
     for (round, restarted) in [false, true].into_iter().enumerate() {
         if restarted {
