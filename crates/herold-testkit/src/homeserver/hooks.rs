@@ -66,7 +66,10 @@ impl HomeServer {
         super::sync::parse_token(token).ok().map(|token| token.pos)
     }
 
-    /// Whether a user was to read along at some position of the span, and whether at all of them: joined, or invited where the history is not for those who have joined only.
+    /// Whether a user was to read along at some position of the span, and whether at all of them: joined, or
+    /// invited where the history is not for those who have joined only. A client learns of an invitation that it
+    /// makes before the sync that tells what else has changed: for the first answer it is enough that there was an
+    /// invitation, and that the history was for the invited, not that both were at once.
     #[must_use]
     pub fn reads_along(
         &self,
@@ -81,22 +84,24 @@ impl HomeServer {
                     || event.kind() == "m.room.member" && event.state_key() == Some(user))
         });
         let (mut ever, mut always) = (false, true);
+        let (mut ever_invited, mut ever_open) = (false, false);
         for pos in changes.map(|event| event.pos).chain([*span.start()]) {
-            let reads = match room.membership_at(user, pos) {
-                "join" => true,
-                "invite" => {
-                    let visibility = room
-                        .state_at("m.room.history_visibility", "", pos)
-                        .and_then(|event| event.content("history_visibility"))
-                        .and_then(Value::as_str);
-                    visibility != Some("joined")
-                }
-                _ => false,
+            let visibility = room
+                .state_at("m.room.history_visibility", "", pos)
+                .and_then(|event| event.content("history_visibility"))
+                .and_then(Value::as_str);
+            let open = visibility != Some("joined");
+            let (joined, invited) = match room.membership_at(user, pos) {
+                "join" => (true, false),
+                "invite" => (false, true),
+                _ => (false, false),
             };
-            ever |= reads;
-            always &= reads;
+            ever_invited |= invited;
+            ever_open |= open;
+            ever |= joined;
+            always &= joined || invited && open;
         }
-        (ever, always)
+        (ever || ever_invited && ever_open, always)
     }
 
     /// Since when a user had been invited at a position without having joined, if that was so.
