@@ -373,24 +373,30 @@ fn under_strict_trust_only_verification_reaches_the_app() {
     let alice = world.add_device_with("alice", policy);
     let bob = world.add_device("bob");
     let mut ghost = Attacker::ghost(&mut world, "@bob:world.test", "GHOST");
-    world.settle();
+    let _room = world.make_room(&[alice, bob]);
     let to = [one(&world, alice)];
     send(&mut world, bob, &to, "call", &json!({ "n": 1 })).unwrap();
     world.settle();
     assert_eq!(outcome(&world, bob, "call").unwrap()[0].1, ToDeviceResult::Sent);
     assert!(heard(&world, alice).is_empty());
     assert_eq!(notices(&world, alice, "to_device_dropped").len(), 1);
-    ghost.send(&mut world, alice, "m.key.verification.request", &json!({ "transaction_id": "t" }));
+    let request = json!({
+        "transaction_id": "t",
+        "from_device": "GHOST",
+        "methods": ["m.sas.v1"],
+        "timestamp": world.clock.millis(),
+    });
+    ghost.send(&mut world, alice, "m.key.verification.request", &request);
     world.settle();
-    let kinds: Vec<&str> = world.devices[alice]
+    let asked: Vec<&str> = world.devices[alice]
         .events
         .iter()
         .filter_map(|event| match event {
-            AppEvent::ToDevice { event_type, .. } => Some(event_type.as_str()),
+            AppEvent::Verification { flow_id, .. } => Some(flow_id.as_str()),
             _ => None,
         })
         .collect();
-    assert_eq!(kinds, ["m.key.verification.request"]);
+    assert_eq!(asked, ["t"]);
     // Once its owner has signed it, it is believed.
     let identity = CrossSigning::upload(&mut world, bob);
     identity.sign_device(&mut world, bob);
