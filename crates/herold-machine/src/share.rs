@@ -51,6 +51,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// whose devices keep coming, and cannot be reached, must not hold everybody up for ever.
 const LONGEST_HOPE: Duration = Duration::from_secs(60);
 const RESPITE: Duration = Duration::from_secs(600);
+/// No shorter waiting is noted: a note at each look would write a row as often as anybody looks.
+const NOTED: Duration = Duration::from_secs(1);
 
 /// Whether the room's next message can be encrypted.
 #[derive(Debug, PartialEq, Eq)]
@@ -198,11 +200,16 @@ fn hope(txn: &Txn<'_, '_>, room_id: &RoomId) -> Result<Wait, MachineError> {
 /// app is asleep.
 fn note_hope(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result<(), MachineError> {
     let now = txn.cx.now;
-    let spent = hoped(txn, room_id)?.map_or(0, |(last, spent)| {
-        let more = Some(now.saturating_since(last)).filter(|more| *more <= 2 * PATIENCE);
+    let mut spent = 0;
+    if let Some((last, before)) = hoped(txn, room_id)? {
+        let more = now.saturating_since(last);
+        if more < NOTED {
+            return Ok(());
+        }
+        let more = Some(more).filter(|more| *more <= 2 * PATIENCE);
         let more = more.unwrap_or_default().as_millis();
-        spent.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
-    });
+        spent = before.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+    }
     let name = hope_name(room_id);
     txn.put(&name, &CounterRecord { next: spent });
     txn.put(&name, &BackoffRecord { failures: 0, retry_at: now });

@@ -30,29 +30,40 @@ use crate::{
 
 /// The world's clock. Clones are the same clock.
 #[derive(Clone, Debug)]
-pub struct SimClock(Arc<AtomicU64>);
+pub struct SimClock {
+    millis: Arc<AtomicU64>,
+    /// What a device's look at it takes.
+    look: Arc<AtomicU64>,
+}
 
 impl SimClock {
     fn new() -> Self {
-        Self(Arc::new(AtomicU64::new(1_700_000_000_000)))
+        let millis = Arc::new(AtomicU64::new(1_700_000_000_000));
+        Self { millis, look: Arc::default() }
     }
 
     /// The time in milliseconds.
     #[must_use]
     pub fn millis(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.millis.load(Ordering::SeqCst)
     }
 
     /// Lets time pass.
     pub fn advance(&self, span: Duration) {
         let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        self.0.fetch_add(span, Ordering::SeqCst);
+        self.millis.fetch_add(span, Ordering::SeqCst);
+    }
+
+    /// From now on a device that looks at it twice sees so many milliseconds pass, as real ones do.
+    pub fn run(&self, millis: u64) {
+        self.look.store(millis, Ordering::SeqCst);
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.millis())
+        let look = self.look.load(Ordering::SeqCst);
+        Timestamp::from_millis(self.millis.fetch_add(look, Ordering::SeqCst))
     }
 }
 

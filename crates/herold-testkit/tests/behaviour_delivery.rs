@@ -12,7 +12,7 @@ use behaviour_common::{
 };
 use herold::OwnedRoomId;
 use herold_machine::Outgoing;
-use herold_testkit::{Disk, Faults, World, kill_at_each_commit, open_policy};
+use herold_testkit::{Attacker, Disk, Faults, World, kill_at_each_commit, open_policy};
 use serde_json::{Value, json};
 
 /// Requests that must never differ under one transaction id have not, and no event is there twice.
@@ -60,6 +60,42 @@ fn three_messages(world: &mut World, disks: &[Disk], rotation: Value) {
 fn messages_with_a_key_each_survive_a_kill_at_each_commit() {
     let kills = kill_at_each_commit(401, 2, a_key_each);
     assert!(kills > 60, "only {kills} kills");
+}
+
+/// A device that looks again, and sees that it still has to wait, writes nothing; though its clock runs on.
+#[test]
+fn waiting_for_a_claim_does_not_keep_the_disk_busy() {
+    let (disk, mut world) = (Disk::new(), World::new(402));
+    let alice = world.add_device_on("alice", open_policy(), disk.clone());
+    let bob = world.add_device("bob");
+    world.settle();
+    let room = world.make_room(&[alice, bob]);
+    world.send(alice, &room, "before");
+    let user = world.devices[bob].user_id.to_string();
+    Attacker::ghost(&mut world, &user, "NEW");
+    world.settle();
+    world.clock.run(1);
+    let txn = world.queue(alice, &room, "waits");
+    let unanswered = pump_only(&mut world, alice, &["keys_query", "sync", "send_to_device"]);
+    let kinds: Vec<&str> = unanswered.iter().map(Outgoing::kind).collect();
+    assert_eq!(kinds, ["keys_claim"]);
+    let before = disk.commits();
+    for _ in 0..10 {
+        assert!(due(&mut world, alice).is_empty());
+    }
+    assert_eq!(disk.commits() - before, 0);
+    // The longest wait is the same for all that.
+    for _ in 0..3 {
+        world.clock.advance(seconds(4));
+        assert!(due(&mut world, alice).is_empty());
+    }
+    assert!(disk.commits() - before <= 3);
+    world.clock.advance(seconds(4));
+    assert!(world.sent(alice, &txn).is_none());
+    world.clock.run(0);
+    world.settle();
+    assert!(world.sent(alice, &txn).is_some());
+    clean(&world);
 }
 
 /// Behaviours 25 and 27.
