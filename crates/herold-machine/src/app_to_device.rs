@@ -10,7 +10,7 @@ use herold_store::records::{
     BlockedRecord, ClaimRecord, DeviceKey, DeviceRecord, IdentityRecord, OutdatedUserRecord,
     SequenceKey, ToDeviceProgress, ToDeviceQueueRecord, ToDeviceState, TrackedUserRecord, UserKey,
 };
-use herold_trust::{Device, Policy, may_receive};
+use herold_trust::{Device, Identity, IdentityState, Policy, WithheldCode, may_receive};
 use ruma::{OwnedDeviceId, OwnedTransactionId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -280,6 +280,12 @@ fn judge(
     let identity = txn
         .load::<IdentityRecord>(&UserKey { user_id: key.user_id.clone() })?
         .map(|record| record.identity);
+    // As for rooms: whoever was verified and shows another identity is sent nothing, whatever the policy (attack N03).
+    if key.user_id != txn.own().user_id
+        && identity.as_ref().map(Identity::state) == Some(IdentityState::VerificationViolation)
+    {
+        return Ok(Err(WithheldCode::Unverified.as_str().to_owned()));
+    }
     let verdict = may_receive(policy, device, blocked, identity.as_ref());
     Ok(verdict.map_err(|code| code.as_str().to_owned()))
 }

@@ -172,7 +172,11 @@ fn worth(
     events: &Events,
     claim: &InboundSessionRecord,
 ) -> Result<Worth, MachineError> {
-    let Some(sender) = &claim.sender else { return Ok(Worth(Ground::Message, false)) };
+    let Some(sender) = &claim.sender else {
+        // Whoever knows a backup's public key can write into it.
+        let asked_for = claim.source == KeySource::Forwarded;
+        return Ok(Worth(if asked_for { Ground::Message } else { Ground::Member }, false));
+    };
     let backed = is_backed(txn, sender, claim)?;
     let member = MemberKey { room_id: room_id.to_owned(), user_id: sender.clone() };
     let ground = if claim.sender_key == txn.own().keys.curve25519 {

@@ -260,6 +260,10 @@ fn update_devices(
         .into_iter()
         .map(|(key, record)| (key.device_id, record))
         .collect();
+    let identity: Option<IdentityRecord> = txn.load(&UserKey { user_id: user_id.to_owned() })?;
+    let is_key = |device_id: &DeviceId| {
+        identity.as_ref().is_some_and(|known| known.identity.has_key_named(device_id.as_str()))
+    };
     let mut kept = BTreeSet::new();
     let mut changed = false;
     let mut own_seen = false;
@@ -267,6 +271,8 @@ fn update_devices(
         let device_id = OwnedDeviceId::from(device_id.as_str());
         let value: Value = crate::wire::parse(raw).unwrap_or(Value::Null);
         let refused = match parse_device_keys(user_id, &device_id, &value) {
+            // A proof about one could be passed off as a proof about the other (attack N04).
+            Ok(_) if is_key(&device_id) => Some(DropReason::Malformed),
             Ok(device) => {
                 let before = known.get(&device_id);
                 if own.user_id == user_id && own.device_id == device_id {

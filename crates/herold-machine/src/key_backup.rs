@@ -19,7 +19,7 @@ use herold_store::{
     },
 };
 use herold_trust::KeySource;
-use ruma::OwnedRoomId;
+use ruma::{DeviceId, OwnedRoomId};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -28,6 +28,7 @@ use crate::{
     hot::Hot,
     own_identity,
     room_keys::{self, Taken},
+    secrets,
     txn::Txn,
 };
 
@@ -35,6 +36,8 @@ use crate::{
 pub(crate) const SECRET: &str = "m.megolm_backup.v1";
 /// The private key of a backup that the homeserver may not have yet.
 const PENDING: &str = "m.megolm_backup.v1/pending";
+/// Private keys that own devices have sent and that nothing was compared with yet: this, and the device's id.
+const OFFERED: &str = "m.megolm_backup.v1/offered/";
 /// The requests, and their back-off records.
 pub(crate) const VERSION: &str = "room_keys/version";
 pub(crate) const UPLOAD: &str = "room_keys/keys";
@@ -164,11 +167,14 @@ pub(crate) fn handle_version(
         } else {
             txn.answered(VERSION)?;
             txn.put(&Only, &BackupRecord::Absent);
+            settle_offers(txn, None)?;
         }
         return Ok(());
     };
     txn.answered(VERSION)?;
-    let Ok(found) = serde_json::from_slice::<Version>(body) else {
+    let found = serde_json::from_slice::<Version>(body);
+    settle_offers(txn, found.as_ref().ok())?;
+    let Ok(found) = found else {
         txn.put(&Only, &BackupRecord::Absent);
         return Ok(txn.notice(Notice::BackupRefused)?);
     };
@@ -181,16 +187,19 @@ pub(crate) fn handle_version(
     }
 }
 
+/// The public key of a backup, if it can be used at all.
+fn public_key(found: &Version) -> Option<BackupPublicKey> {
+    let text = found.auth_data.get("public_key").and_then(Value::as_str).unwrap_or_default();
+    let usable = found.algorithm == BACKUP_ALGORITHM;
+    BackupPublicKey::from_base64(text).ok().filter(|_| usable)
+}
+
 /// The public key of a backup that is trusted.
 fn trusted_key(
     txn: &Txn<'_, '_>,
     found: &Version,
 ) -> Result<Option<BackupPublicKey>, MachineError> {
-    if found.algorithm != BACKUP_ALGORITHM {
-        return Ok(None);
-    }
-    let text = found.auth_data.get("public_key").and_then(Value::as_str).unwrap_or_default();
-    let Ok(public) = BackupPublicKey::from_base64(text) else { return Ok(None) };
+    let Some(public) = public_key(found) else { return Ok(None) };
     if let Some(own) = private_key(txn.load(&name(SECRET))?)?
         && own.public_key() == public
     {
@@ -262,6 +271,7 @@ pub(crate) fn created(txn: &mut Txn<'_, '_>, version: String) -> Result<bool, Ma
     let Some(key) = private_key(Some(record.clone()))? else { return Ok(false) };
     txn.put(&name(SECRET), &record);
     txn.delete::<SecretRecord>(&name(PENDING));
+    txn.answered(UPLOAD)?;
     enable(txn, version, &key.public_key())?;
     Ok(true)
 }
@@ -275,11 +285,11 @@ pub(crate) fn import_key(
 ) -> Result<bool, MachineError> {
     let Ok(found) = serde_json::from_slice::<Version>(version) else { return Ok(false) };
     let Ok(key) = BackupDecryptionKey::from_secret(secret) else { return Ok(false) };
-    let text = found.auth_data.get("public_key").and_then(Value::as_str).unwrap_or_default();
-    let published = BackupPublicKey::from_base64(text);
-    if found.algorithm != BACKUP_ALGORITHM || published.ok() != Some(key.public_key()) {
+    if public_key(&found) != Some(key.public_key()) {
         return Ok(false);
     }
+    // It is this one that the user wants: no need to wait for what another was refused for.
+    txn.answered(UPLOAD)?;
     let since = txn.cx.now;
     txn.put(&name(SECRET), &SecretRecord { secret: key.to_secret(), since });
     txn.require_full();
@@ -294,22 +304,46 @@ pub(crate) fn has_key(txn: &Txn<'_, '_>) -> Result<bool, MachineError> {
     Ok(key.is_some_and(|key| key.public_key().to_base64() == public_key))
 }
 
-/// A private key has come from a verified device of our own. It is of use if it is that of the backup in use; if none is
-/// known yet, that is asked for, and the key waits.
-pub(crate) fn offer(txn: &mut Txn<'_, '_>, secret: &SecretString) -> Result<(), MachineError> {
-    let Ok(key) = BackupDecryptionKey::from_secret(secret) else { return Ok(()) };
-    if let Some(BackupRecord::Enabled { public_key, .. }) = txn.load(&Only)?
-        && key.public_key().to_base64() != public_key
-    {
-        return Ok(());
+/// A private key has come from a verified device of our own, which was asked for it. It is taken if it is that of the
+/// backup in use; if none is known yet, that is asked for, and the key waits beside what is known. `None` while that is
+/// not decided.
+pub(crate) fn offer(
+    txn: &mut Txn<'_, '_>,
+    device_id: &DeviceId,
+    secret: &SecretString,
+) -> Result<Option<bool>, MachineError> {
+    let Ok(key) = BackupDecryptionKey::from_secret(secret) else { return Ok(Some(false)) };
+    let record = SecretRecord { secret: key.to_secret(), since: txn.cx.now };
+    if let Some(BackupRecord::Enabled { public_key, .. }) = txn.load(&Only)? {
+        let fits = key.public_key().to_base64() == public_key;
+        if fits {
+            txn.put(&name(SECRET), &record);
+            txn.require_full();
+        }
+        return Ok(Some(fits));
     }
-    if has_key(txn)? {
-        return Ok(());
-    }
-    let since = txn.cx.now;
-    txn.put(&name(SECRET), &SecretRecord { secret: key.to_secret(), since });
+    txn.put(&name(&format!("{OFFERED}{device_id}")), &record);
     txn.require_full();
-    ask(txn)
+    ask(txn)?;
+    Ok(None)
+}
+
+/// Compares the keys that wait with the backup that was found: the one that fits is kept, the others go (attack N08).
+fn settle_offers(txn: &mut Txn<'_, '_>, found: Option<&Version>) -> Result<(), MachineError> {
+    let public = found.and_then(public_key);
+    for (place, record) in txn.list::<SecretRecord>(&[])? {
+        if !place.name.starts_with(OFFERED) {
+            continue;
+        }
+        txn.delete::<SecretRecord>(&place);
+        let offered = private_key(Some(record.clone()))?.map(|key| key.public_key());
+        if offered.is_some() && offered == public {
+            txn.put(&name(SECRET), &record);
+            txn.require_full();
+            secrets::has_come(txn, SECRET)?;
+        }
+    }
+    Ok(())
 }
 
 /// A room key has come that the backup does not have, or not so well.
@@ -332,11 +366,22 @@ pub(crate) fn advance(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     if due.is_empty() {
         return Ok(());
     }
-    let public = BackupPublicKey::from_base64(&public_key)
+    let keys = due.into_iter().map(|(key, _)| key).collect();
+    make_batch(txn, version, &public_key, keys)
+}
+
+/// Makes an upload of these keys.
+fn make_batch(
+    txn: &mut Txn<'_, '_>,
+    version: String,
+    public_key: &str,
+    due: Vec<InboundSessionKey>,
+) -> Result<(), MachineError> {
+    let public = BackupPublicKey::from_base64(public_key)
         .map_err(|_| StoreError::Corrupt("the backup's public key".to_owned()))?;
     let mut rooms: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
     let mut keys = Vec::new();
-    for (key, _) in due {
+    for key in due {
         keys.push(key.to_bytes());
         txn.delete::<BackupDueRecord>(&key);
         // Of several claims to one session the one that came by Olm first is worth keeping.
@@ -427,11 +472,32 @@ pub(crate) fn handle_upload(
         txn.failed(UPLOAD, answer.retry_after())?;
         return Ok(());
     }
+    if answer.is_too_large() && sent.keys.len() > 1 {
+        return halve(txn, sent);
+    }
     // Another version is in use, or none: nothing more goes anywhere until it is known what to trust. All keys are
-    // uploaded to whatever comes next.
-    txn.answered(UPLOAD)?;
+    // uploaded to whatever comes next, and not at once: a homeserver that refuses everything and goes on to name the
+    // same backup must not keep this device busy for ever.
+    txn.failed(UPLOAD, answer.retry_after())?;
     look_again(txn)?;
     Ok(txn.notice(Notice::BackupStopped { errcode: answer.errcode() })?)
+}
+
+/// Makes a smaller upload of one that the homeserver finds too large.
+fn halve(txn: &mut Txn<'_, '_>, sent: &BackupBatchRecord) -> Result<(), MachineError> {
+    let Some(BackupRecord::Enabled { version, public_key }) = txn.load(&Only)? else {
+        return Ok(());
+    };
+    let mut keys = Vec::with_capacity(sent.keys.len());
+    for key in &sent.keys {
+        let key = InboundSessionKey::from_bytes(key)
+            .map_err(|_| StoreError::Corrupt("an upload to the backup".to_owned()))?;
+        keys.push(key);
+    }
+    for key in keys.split_off(keys.len().div_ceil(2)) {
+        txn.put(&key, &BackupDueRecord);
+    }
+    make_batch(txn, version, &public_key, keys)
 }
 
 /// Decrypts the entries of a download (`GET /room_keys/keys`, or a part of it in the same shape): arithmetic only, to be done

@@ -274,13 +274,19 @@ pub(crate) fn sign_user(
     master: &Ed25519PublicKey,
 ) -> Result<bool, MachineError> {
     let Some(identity) = own_identity(txn)? else { return Ok(false) };
-    let theirs: Option<IdentityRecord> = txn.load(&UserKey { user_id: user_id.to_owned() })?;
-    let (Some(theirs), true) = (theirs, anchor(txn)?.is_some()) else { return Ok(false) };
+    let place = UserKey { user_id: user_id.to_owned() };
+    let theirs: Option<IdentityRecord> = txn.load(&place)?;
+    let (Some(mut theirs), true) = (theirs, anchor(txn)?.is_some()) else { return Ok(false) };
     let Some(key) = private_key(txn, &identity, KeyUsage::UserSigning)? else { return Ok(false) };
     let Ok(object) = herold_trust::sign_user(&key, &identity, &theirs.identity, master) else {
         return Ok(false);
     };
     put_signature(txn, user_id, &master.to_base64(), &object)?;
+    // A homeserver that never shows the signature can keep this identity from being shown as verified. It cannot have
+    // another one take its place as that of somebody who never was (attack N34).
+    theirs.identity.note_verified(master);
+    txn.put(&place, &theirs);
+    txn.next_number(devices::GENERATION)?;
     Ok(true)
 }
 

@@ -33,8 +33,6 @@ use crate::{
     verification,
 };
 
-/// What a server answers that finds a request too large.
-const TOO_LARGE: u16 = 413;
 /// After as many faults of the server over one to-device request, it is cut in two.
 const FAILURES_BEFORE_SPLIT: u32 = 5;
 
@@ -279,9 +277,7 @@ pub(crate) fn handle_to_device_sent(
         forget_request(txn, &key);
         return app_to_device::handle_answered(txn, sequence, None);
     }
-    let transient = answer.is_transient()
-        && !matches!(answer, Answer::Response { status: TOO_LARGE, .. })
-        && answer.errcode() != "M_TOO_LARGE";
+    let transient = answer.is_transient() && !answer.is_too_large();
     // A server that refuses the request, or keeps failing over it, may mean one message of it: the
     // others must not go without because of that one.
     let in_halves = !transient

@@ -257,6 +257,11 @@ impl Answer<'_> {
         }
     }
 
+    /// Whether the server finds the request too large.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Response { status: 413, .. }) || self.errcode() == "M_TOO_LARGE"
+    }
+
     /// How long the server asked to wait, in milliseconds.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {

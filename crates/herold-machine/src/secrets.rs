@@ -213,14 +213,30 @@ pub(crate) fn handle_send(txn: &mut Txn<'_, '_>, event: OlmEvent) -> Result<(), 
     if !believed {
         return dropped(txn, Some(event.sender), DropReason::SenderUntrusted);
     }
-    if key.name == key_backup::SECRET {
-        // It is compared with the backup's public key, which the homeserver has to be asked for.
-        txn.delete::<SecretRequestRecord>(&key);
-        return key_backup::offer(txn, &sent.secret);
-    }
-    if own_identity::import(txn, &key.name, &sent.secret)? {
-        txn.delete::<SecretRequestRecord>(&key);
-        return Ok(());
+    let taken = match &event.device {
+        // It is compared with the backup's public key, which the homeserver may have to be asked for. Until then the
+        // request stands: the next device may know better.
+        Some(device) if key.name == key_backup::SECRET => {
+            key_backup::offer(txn, &device.device_id, &sent.secret)?
+        }
+        _ => Some(own_identity::import(txn, &key.name, &sent.secret)?),
+    };
+    match taken {
+        None => return Ok(()),
+        Some(true) => {
+            txn.delete::<SecretRequestRecord>(&key);
+            return Ok(());
+        }
+        Some(false) => {}
     }
     dropped(txn, Some(event.sender), DropReason::RoomKeyConflict)
+}
+
+/// A secret is here: it is no longer asked for.
+pub(crate) fn has_come(txn: &mut Txn<'_, '_>, secret: &str) -> Result<(), MachineError> {
+    let key = name(secret);
+    if txn.contains::<SecretRequestRecord>(&key)? {
+        txn.delete::<SecretRequestRecord>(&key);
+    }
+    Ok(())
 }

@@ -4,13 +4,13 @@
 //! A flow is stored with each message it takes or gives, in one transaction: after a kill it goes on where it was.
 //! What may be signed is what the flow ends with, by value, and nothing else.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use herold_store::{
     Snapshot, SnapshotExt as _, StoreError,
     records::{
-        DeviceKey, DeviceRecord, IdentityRecord, NameKey, OutdatedUserRecord, ParkedRecord,
-        SequenceKey, TrackedUserRecord, UserKey, VerificationKey, VerificationRecord,
+        BackoffRecord, DeviceKey, DeviceRecord, IdentityRecord, NameKey, OutdatedUserRecord,
+        ParkedRecord, SequenceKey, TrackedUserRecord, UserKey, VerificationKey, VerificationRecord,
         VerificationRequestRecord, VerifiedDeviceRecord,
     },
 };
@@ -33,8 +33,16 @@ const REQUEST: &str = "m.key.verification.request";
 const START: &str = "m.key.verification.start";
 /// The counter of parked messages.
 const PARKED: &str = "verification/parked";
-/// As many flows may be under way; more are not begun by others.
+/// As many flows with others may be under way; more are not begun by them.
 const MAX_FLOWS: usize = 50;
+/// As many flows may one user's devices begin in [`RECENT`], and as many that are over are kept.
+const MAX_FLOWS_OF_USER: usize = 20;
+const RECENT: Duration = Duration::from_secs(10 * 60);
+/// As many messages of unknown flows are answered in [`REFUSALS_WINDOW`].
+const MAX_REFUSALS: u32 = 10;
+const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
+/// Their count.
+const REFUSALS: &str = "verification/refusals";
 /// As many messages wait for their device to be known.
 const MAX_PARKED: usize = 50;
 /// A message that has waited longer is not looked at.
@@ -122,8 +130,14 @@ fn load(
     Ok(Some(Verification::from_record(record.flow.as_slice()).map_err(|_| corrupt())?))
 }
 
-/// This side's keys: the own device, and the own identity if this device is sure of it.
-fn own_keys(txn: &Txn<'_, '_>) -> Result<PartyKeys, MachineError> {
+/// As [`own_keys`], for what the app's user begins.
+fn sound_own_keys(txn: &Txn<'_, '_>) -> Result<PartyKeys, MachineError> {
+    own_keys(txn)?.ok_or(MachineError::Malformed("a device id that is a cross-signing key"))
+}
+
+/// This side's keys: the own device, and the own identity if this device is sure of it. `None` while the own user has
+/// a device that is named like a cross-signing key (attack N04): then nothing can be verified.
+fn own_keys(txn: &Txn<'_, '_>) -> Result<Option<PartyKeys>, MachineError> {
     let own = txn.own();
     let json: Value = serde_json::from_str(&own.signed_keys).map_err(|_| corrupt())?;
     let device = parse_device_keys(&own.user_id, &own.device_id, &json).map_err(|_| corrupt())?;
@@ -132,12 +146,12 @@ fn own_keys(txn: &Txn<'_, '_>) -> Result<PartyKeys, MachineError> {
         None => None,
     };
     let ids = device_ids(txn, &own.user_id)?;
-    PartyKeys::ours(
+    Ok(PartyKeys::ours(
         &device,
         identity.as_ref().map(|record| &record.identity),
         ids.iter().map(AsRef::as_ref),
     )
-    .map_err(|_| MachineError::Malformed("a device id that is a cross-signing key"))
+    .ok())
 }
 
 fn device_ids(txn: &Txn<'_, '_>, user_id: &UserId) -> Result<Vec<OwnedDeviceId>, MachineError> {
@@ -222,7 +236,14 @@ fn send(txn: &mut Txn<'_, '_>, message: VerificationMessage) -> Result<(), Machi
         VerificationTarget::Room(room_id) => {
             match queue::enqueue(txn, &room_id, message.event_type, &message.content, None) {
                 // Whoever has left the room cannot be told.
-                Ok(_) | Err(MachineError::NotJoined | MachineError::UnknownRoom) => Ok(()),
+                // Neither can anybody in a room whose encryption is not known, and what others send there must not
+                // be the end of a sync.
+                Ok(_)
+                | Err(
+                    MachineError::NotJoined
+                    | MachineError::UnknownRoom
+                    | MachineError::UnsupportedAlgorithm,
+                ) => Ok(()),
                 Err(error) => Err(error),
             }
         }
@@ -245,7 +266,7 @@ pub(crate) fn request(
     if devices.is_empty() {
         return Err(MachineError::UnknownDevice);
     }
-    let ours = own_keys(txn)?;
+    let ours = sound_own_keys(txn)?;
     let flow_id = txn.cx.random_hex(16);
     let now = txn.cx.now;
     let (flow, messages) = Verification::request_devices(
@@ -269,7 +290,7 @@ pub(crate) fn request_in_room(
     user_id: &UserId,
     txn_id: Option<OwnedTransactionId>,
 ) -> Result<OwnedTransactionId, MachineError> {
-    let ours = own_keys(txn)?;
+    let ours = sound_own_keys(txn)?;
     let body = format!("{} would like to verify you, which your app cannot do.", ours.user_id());
     let content = Verification::room_request(&ours, user_id, Methods::ALL, &body);
     let txn_id = queue::enqueue(txn, room_id, "m.room.message", &content, txn_id)?;
@@ -292,7 +313,7 @@ pub(crate) fn note_sent(
     if load(txn, &request.user_id, event_id.as_str())?.is_some() {
         return Ok(());
     }
-    let ours = own_keys(txn)?;
+    let Some(ours) = own_keys(txn)? else { return Ok(()) };
     let now = txn.cx.now;
     let flow = Verification::request_in_room(
         ours,
@@ -330,7 +351,11 @@ pub(crate) fn act(
 ) -> Result<bool, MachineError> {
     let Some(mut flow) = load(txn, user_id, flow_id)? else { return Ok(false) };
     let before = flow.state();
-    let ours = own_keys(txn)?;
+    let Some(ours) = own_keys(txn)? else {
+        let messages = flow.cancel();
+        settle(txn, &flow, Some(&before), messages)?;
+        return Ok(true);
+    };
     let theirs = their_keys(txn, user_id, flow.their_device())?;
     let keys = CurrentKeys { ours: &ours, theirs: theirs.as_ref() };
     let now = txn.cx.now;
@@ -367,7 +392,7 @@ pub(crate) fn scan_qr(
 ) -> Result<bool, MachineError> {
     let Some(mut flow) = load(txn, user_id, flow_id)? else { return Ok(false) };
     let before = flow.state();
-    let ours = own_keys(txn)?;
+    let ours = sound_own_keys(txn)?;
     let theirs = their_keys(txn, user_id, flow.their_device())?;
     let keys = CurrentKeys { ours: &ours, theirs: theirs.as_ref() };
     let now = txn.cx.now;
@@ -404,7 +429,9 @@ pub(crate) fn handle_to_device(
     let from = from_device(&value).or(sender_device);
     if event_type != REQUEST && event_type != START {
         let Some(device) = from else { return Ok(()) };
-        if let Some(cancel) = unknown_transaction(event_type, flow_id, sender, device) {
+        if let Some(cancel) = unknown_transaction(event_type, flow_id, sender, device)
+            && may_refuse(txn)?
+        {
             send(txn, cancel)?;
         }
         return Ok(());
@@ -416,7 +443,7 @@ pub(crate) fn handle_to_device(
     if theirs.is_none() && is_awaited(txn, sender)? {
         return park(txn, sender, sender_device, event_type, content);
     }
-    let ours = own_keys(txn)?;
+    let Some(ours) = own_keys(txn)? else { return Ok(()) };
     let keys = CurrentKeys { ours: &ours, theirs: theirs.as_ref() };
     let now = txn.cx.now;
     let begun = if event_type == REQUEST {
@@ -430,26 +457,60 @@ pub(crate) fn handle_to_device(
     }
 }
 
-/// A flow that somebody else has begun.
+/// Whether one more message of an unknown flow may be answered: each answer is a request of its own, and stands before
+/// others' room keys.
+fn may_refuse(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
+    let name = NameKey { name: REFUSALS.to_owned() };
+    let now = txn.cx.now;
+    let window: Option<BackoffRecord> = txn.load(&name)?;
+    let end = now.saturating_add(REFUSALS_WINDOW);
+    let window = window.filter(|window| now < window.retry_at && window.retry_at <= end);
+    let window = window.unwrap_or(BackoffRecord { failures: 0, retry_at: end });
+    if window.failures >= MAX_REFUSALS {
+        return Ok(false);
+    }
+    txn.put(&name, &BackoffRecord { failures: window.failures + 1, ..window });
+    Ok(true)
+}
+
+/// A flow that somebody else has begun. What one user's devices begin takes no room away from others, and leaves a bounded
+/// number of flows behind.
 fn begin(txn: &mut Txn<'_, '_>, mut flow: Verification) -> Result<(), MachineError> {
-    let mut active = 0;
-    let mut crowded = false;
+    let is_own = *flow.their_user() == *txn.own().user_id;
+    let recent = txn.cx.now.saturating_add(KEEP.saturating_sub(RECENT));
+    let (mut active, mut of_user) = (0, 0);
+    let mut over = Vec::new();
+    let mut twice = Vec::new();
     for (key, record) in txn.list::<VerificationRecord>(&[])? {
-        let mut other = Verification::from_record(record.flow.as_slice()).map_err(|_| corrupt())?;
-        if other.state().is_over() {
-            continue;
+        let other = Verification::from_record(record.flow.as_slice()).map_err(|_| corrupt())?;
+        let same_user = key.user_id == *flow.their_user();
+        let is_over = other.state().is_over();
+        if !is_over && key.user_id != txn.own().user_id {
+            active += 1;
         }
-        active += 1;
-        // A device that begins twice at once ends both (as the specification asks).
-        if key.user_id == *flow.their_user() && other.their_device() == flow.their_device() {
-            crowded = true;
-            let before = other.state();
-            let messages = other.cancel();
-            settle(txn, &other, Some(&before), messages)?;
+        if same_user && !other.is_asked_by_us() && (!is_over || record.due > recent) {
+            of_user += 1;
+        }
+        if same_user && is_over {
+            over.push((record.due, key));
+        } else if same_user && other.their_device() == flow.their_device() {
+            twice.push(other);
         }
     }
-    if active >= MAX_FLOWS {
+    if of_user >= MAX_FLOWS_OF_USER || (!is_own && active >= MAX_FLOWS) {
         return Ok(());
+    }
+    over.sort_unstable();
+    let excess = over.len().saturating_sub(MAX_FLOWS_OF_USER);
+    for (_, key) in over.into_iter().take(excess) {
+        txn.delete::<VerificationRecord>(&key);
+    }
+    // A device that begins twice at once ends both (as the specification asks).
+    let crowded = !twice.is_empty();
+    for mut other in twice {
+        let before = other.state();
+        let messages = other.cancel();
+        settle(txn, &other, Some(&before), messages)?;
     }
     let messages = if crowded { flow.cancel() } else { Vec::new() };
     settle(txn, &flow, None, messages)
@@ -468,7 +529,10 @@ fn feed(
     if before.is_over() {
         return Ok(());
     }
-    let ours = own_keys(txn)?;
+    let Some(ours) = own_keys(txn)? else {
+        let messages = flow.cancel();
+        return settle(txn, &flow, Some(&before), messages);
+    };
     let user_id = flow.their_user().to_owned();
     let device = flow.their_device().or(from_device(content)).map(ToOwned::to_owned);
     let theirs = their_keys(txn, &user_id, device.as_deref())?;
@@ -513,7 +577,7 @@ pub(crate) fn handle_room_event(
     if *sender == *own.user_id || load(txn, sender, event_id.as_str())?.is_some() {
         return Ok(());
     }
-    let ours = own_keys(txn)?;
+    let Some(ours) = own_keys(txn)? else { return Ok(()) };
     let theirs = their_keys(txn, sender, from_device(&content))?;
     let keys = CurrentKeys { ours: &ours, theirs: theirs.as_ref() };
     let made = Timestamp::from_millis(origin_server_ts);
@@ -547,8 +611,21 @@ pub(crate) fn park(
     event_type: &str,
     content: &str,
 ) -> Result<(), MachineError> {
-    if txn.list::<ParkedRecord>(&[])?.len() >= MAX_PARKED || content.len() > 10_000 {
+    if content.len() > 10_000 {
         return Ok(());
+    }
+    let parked = txn.list::<ParkedRecord>(&[])?;
+    if parked.len() >= MAX_PARKED {
+        // The oldest goes of whoever has most: a flood drives out nobody but itself.
+        let mut counts: BTreeMap<&UserId, usize> = BTreeMap::new();
+        for (_, record) in &parked {
+            *counts.entry(&record.sender).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(user, _)| user);
+        let oldest = parked.iter().find(|(_, record)| Some(&*record.sender) == most);
+        if let Some((key, _)) = oldest {
+            txn.delete::<ParkedRecord>(key);
+        }
     }
     let sequence = txn.next_number(PARKED)?;
     let record = ParkedRecord {

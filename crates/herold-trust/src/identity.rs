@@ -290,6 +290,15 @@ impl Identity {
         }
     }
 
+    /// The app's user has verified this master key. If it is the current one it is pinned, and another one that comes
+    /// is a violation until that is verified too, or the verification withdrawn.
+    pub fn note_verified(&mut self, master: &Ed25519PublicKey) {
+        if self.master == *master {
+            self.was_verified = true;
+            self.pinned_master = self.master;
+        }
+    }
+
     /// Finds out whether this identity is verified: whether its master key is the own user's, or is signed by
     /// the own user's user-signing key. A verified master key becomes the pinned one. `anchor` is `None`
     /// as long as the own identity is not verified: then nobody's is.
@@ -308,8 +317,10 @@ impl Identity {
         keys.remove(usage.as_str())
     }
 
-    /// Whether `name` is the public key of one of the cross-signing keys, current or pinned.
-    pub(crate) fn has_key_named(&self, name: &str) -> bool {
+    /// Whether `name` is the public key of one of the cross-signing keys, current or pinned. No device is to be named
+    /// so (CVE-2022-39250).
+    #[must_use]
+    pub fn has_key_named(&self, name: &str) -> bool {
         let name = name.trim_end_matches('=');
         [Some(self.master), Some(self.self_signing), self.user_signing, Some(self.pinned_master)]
             .into_iter()
