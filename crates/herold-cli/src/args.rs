@@ -25,7 +25,13 @@ Secrets:
                           hexadecimal digits, readable by its owner only
     the store's           $HEROLD_STORE_PASSPHRASE, if there is no key file
       passphrase
+    the recovery key      --stdin of 'recovery recover', or $HEROLD_RECOVERY_KEY; the passphrase that
+                          'recovery enable --passphrase' asks for is taken in its place
+                          (or $HEROLD_RECOVERY_PASSPHRASE, when it is made)
+    a key file's          --stdin of 'keys export' and 'keys import', or $HEROLD_KEYS_PASSPHRASE
+      passphrase
 
+  'recovery enable' and 'recovery reset' print the new recovery key, once; nothing else prints a secret.
   'login' with a key file that does not exist yet makes one.
 
 Environment:
@@ -34,7 +40,7 @@ Environment:
                           trace; never secrets, never the text of messages
 
 Exit codes:
-  0  done                                  5  the store's key or passphrase is wrong
+  0  done                                  5  a key or passphrase is wrong
   1  failed                                6  the server refused
   2  wrong arguments                       7  no answer: the network, or time ran out
   3  not logged in                         8  the deployment's policy forbids it
@@ -127,6 +133,17 @@ pub enum Command {
     History(History),
     /// List the devices of a user, and remove or block one
     Devices(Devices),
+    /// Set up what lets a new device in: the identity, the key backup, the secret storage
+    #[command(subcommand)]
+    Recovery(Recovery),
+    /// Verify another user or an own device, by comparing emoji or with a QR code
+    Verify(Verify),
+    /// Write the room keys into a file, or take them out of one
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Look at the key backup on the server, or restore the room keys from it
+    #[command(subcommand)]
+    Backup(Backup),
     /// Show what is in the store: counts, sizes and states, never secrets or messages
     Inspect(Inspect),
     /// Serve JSON lines on standard input and output, for tests (conformance peer protocol 1)
@@ -441,6 +458,131 @@ pub struct Devices {
     pub password_stdin: bool,
 }
 
+/// `herold recovery`
+#[derive(Subcommand, Debug)]
+pub enum Recovery {
+    /// Say whether recovery is set up, and whether this device has all of it
+    Status,
+    /// Make what is missing of it, and a new recovery key, which is printed once
+    Enable(EnableRecovery),
+    /// Open it with the recovery key or the passphrase, and restore the room keys
+    Recover(Recover),
+    /// Replace all of it: others have to verify anew, and what only the old backup had is lost
+    Reset(ResetRecovery),
+}
+
+/// `herold recovery enable`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+The account's password is asked for unless --password-stdin or $HEROLD_PASSWORD gives it.
+
+Examples:
+  herold recovery enable
+  herold recovery enable --passphrase")]
+pub struct EnableRecovery {
+    /// Ask for a passphrase that opens it, too, beside the recovery key
+    #[arg(long)]
+    pub passphrase: bool,
+
+    /// Read the account's password from the first line of standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// `herold recovery reset`
+#[derive(clap::Args, Debug)]
+pub struct ResetRecovery {
+    /// What is asked for
+    #[command(flatten)]
+    pub enable: EnableRecovery,
+
+    /// Do not ask whether it is meant
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `herold recovery recover`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+The recovery key or the passphrase is asked for unless --stdin or $HEROLD_RECOVERY_KEY gives it.")]
+pub struct Recover {
+    /// Read it from the first line of standard input
+    #[arg(long)]
+    pub stdin: bool,
+}
+
+/// `herold verify`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Both sides have to be there: one asks, the other takes part with --accept. Then both show seven emoji,
+named in the language of $LANG if there are names in it, and three numbers. Compare them by another
+way than this chat. Questions are answered on standard input, with yes or no.
+
+--qr shows a QR code for the other device to scan. --scan FILE is the other side of that. There is no
+camera here: FILE holds the bytes of the code, not a picture of it, and is waited for until it is there.
+
+Examples:
+  herold verify @bob:example.org --room '!room:example.org'
+  herold verify @me:example.org --device NEWPHONE
+  herold verify --accept
+  herold verify --accept --qr")]
+pub struct Verify {
+    /// Whom to verify; with --accept, whose request to wait for [default with --accept: anybody's]
+    #[arg(required_unless_present = "accept")]
+    pub user: Option<OwnedUserId>,
+
+    /// Ask this device of the user only
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["room", "accept"])]
+    pub device: Option<OwnedDeviceId>,
+
+    /// Ask in this room instead of by messages to the user's devices
+    #[arg(long, value_name = "ROOM", conflicts_with = "accept")]
+    pub room: Option<OwnedRoomId>,
+
+    /// Wait for a request of the other side and take part in it
+    #[arg(long)]
+    pub accept: bool,
+
+    /// Show a QR code for the other side to scan
+    #[arg(long, conflicts_with = "scan")]
+    pub qr: bool,
+
+    /// Take the bytes of the code that the other side shows from this file
+    #[arg(long, value_name = "FILE")]
+    pub scan: Option<PathBuf>,
+}
+
+/// `herold keys`
+#[derive(Subcommand, Debug)]
+pub enum Keys {
+    /// Write every room key into a new file, under a passphrase
+    Export(KeyFile),
+    /// Take every room key out of a file, of this or another client
+    Import(KeyFile),
+}
+
+/// `herold keys export` and `herold keys import`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+The file's passphrase is asked for unless --stdin or $HEROLD_KEYS_PASSPHRASE gives it.")]
+pub struct KeyFile {
+    /// The file
+    pub file: PathBuf,
+
+    /// Read the passphrase from the first line of standard input
+    #[arg(long)]
+    pub stdin: bool,
+}
+
+/// `herold backup`
+#[derive(Subcommand, Debug)]
+pub enum Backup {
+    /// Say whether room keys go to the backup, and how many are still to go
+    Status,
+    /// Fetch every room key that is in the backup
+    Restore,
+}
+
 /// `herold inspect`
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -522,6 +664,12 @@ mod tests {
             vec!["herold", "--store-key", "00", "rooms"],
             vec!["herold", "--store-passphrase", "x", "rooms"],
             vec!["herold", "devices", "--delete", "DEVICE", "--password", "x"],
+            vec!["herold", "recovery", "enable", "--passphrase", "x"],
+            vec!["herold", "recovery", "enable", "--passphrase=x"],
+            vec!["herold", "recovery", "recover", "x"],
+            vec!["herold", "recovery", "recover", "--stdin", "x"],
+            vec!["herold", "keys", "export", "file", "x"],
+            vec!["herold", "keys", "import", "file", "--stdin=x"],
         ] {
             assert!(Args::try_parse_from(&line).is_err(), "{line:?}");
         }
@@ -560,12 +708,28 @@ mod tests {
     }
 
     #[test]
-    fn every_command_says_what_it_does() {
-        for command in Args::command().get_subcommands() {
-            assert!(command.get_about().is_some(), "{}", command.get_name());
-            for argument in command.get_arguments() {
-                assert!(argument.get_help().is_some(), "{} {argument}", command.get_name());
-            }
+    fn a_verification_is_asked_for_or_accepted() {
+        let parses =
+            |words: &[&str]| Args::try_parse_from(["herold", "verify"].iter().chain(words)).is_ok();
+        let (user, room) = ("@bob:example.org", "!room:example.org");
+        assert!(parses(&[user]) && parses(&[user, "--device", "D"]));
+        assert!(parses(&[user, "--room", room, "--qr"]) && parses(&["--accept", user]));
+        assert!(parses(&["--accept"]) && parses(&["--accept", "--scan", "code"]));
+        assert!(!parses(&[]) && !parses(&["--qr"]) && !parses(&["--accept", "--device", "D"]));
+        assert!(!parses(&[user, "--device", "D", "--room", room]));
+        assert!(!parses(&[user, "--qr", "--scan", "code"]));
+    }
+
+    fn says_what_it_does(command: &clap::Command) {
+        assert!(command.get_about().is_some(), "{}", command.get_name());
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{} {argument}", command.get_name());
         }
+        command.get_subcommands().for_each(says_what_it_does);
+    }
+
+    #[test]
+    fn every_command_says_what_it_does() {
+        Args::command().get_subcommands().for_each(says_what_it_does);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, process::ExitCode};
 
-use herold::{ClientError, StoreError, TransportError};
+use herold::{ClientError, KeyFileError, StoreError, TransportError};
 
 /// Why a command ended, by what whoever ran it should do about it. The numbers are the exit codes that
 /// `herold --help` documents.
@@ -17,7 +17,7 @@ pub enum Kind {
     NotLoggedIn = 3,
     /// Another process uses the store.
     StoreLocked = 4,
-    /// The store's key is wrong.
+    /// The store's key, a recovery key or a passphrase is wrong.
     WrongKey = 5,
     /// The server refused.
     Refused = 6,
@@ -63,6 +63,11 @@ impl Failure {
         Self { kind: Kind::Failed, message: format!("standard output: {error}"), silent }
     }
 
+    /// What was asked for came to nothing, and standard output has said so.
+    pub fn told() -> Self {
+        Self { kind: Kind::Failed, message: String::new(), silent: true }
+    }
+
     /// Whether there is anything to say.
     pub fn is_silent(&self) -> bool {
         self.silent
@@ -94,6 +99,11 @@ impl From<ClientError> for Failure {
             (ClientError::LoggedOut, _) => "; log in again, with another --store",
             (ClientError::NotLoggedIn, _) => ": 'herold login' makes one",
             (ClientError::AlreadyLoggedIn, _) => ": take another --store for another account",
+            (ClientError::IdentityExists, _) => {
+                ", and this device does not have its keys: 'herold recovery recover', or 'herold verify'"
+            }
+            (ClientError::NoBackupKey, _) => ": 'herold recovery recover', or 'herold verify'",
+            (ClientError::NoSecretStorage, _) => ": 'herold recovery enable' makes one",
             (_, Kind::StoreLocked) => "; one process at a time can use it",
             _ => "",
         };
@@ -108,13 +118,17 @@ impl From<ClientError> for Failure {
 fn kind_of(error: &ClientError) -> Kind {
     match error {
         ClientError::Store(StoreError::Locked { .. }) => Kind::StoreLocked,
-        ClientError::Store(StoreError::WrongKey) => Kind::WrongKey,
+        ClientError::Store(StoreError::WrongKey)
+        | ClientError::RecoveryKey(_)
+        | ClientError::WrongRecoveryKey
+        | ClientError::KeyFile(KeyFileError::BadMac) => Kind::WrongKey,
         ClientError::NotLoggedIn
         | ClientError::LoggedOut
         | ClientError::Store(StoreError::NotFound) => Kind::NotLoggedIn,
         ClientError::AlreadyLoggedIn
         | ClientError::WrongDeployment
         | ClientError::InvalidInput(_)
+        | ClientError::KeyFile(KeyFileError::Io(_) | KeyFileError::NotAKeyFile)
         | ClientError::Transport(TransportError::InsecureUrl | TransportError::InvalidUrl) => {
             Kind::Usage
         }
@@ -136,6 +150,8 @@ mod tests {
             (ClientError::Store(locked), Kind::StoreLocked),
             (ClientError::Store(StoreError::WrongKey), Kind::WrongKey),
             (ClientError::Store(StoreError::Corrupt("a row".to_owned())), Kind::Failed),
+            (ClientError::WrongRecoveryKey, Kind::WrongKey),
+            (ClientError::KeyFile(KeyFileError::BadMac), Kind::WrongKey),
             (ClientError::LoggedOut, Kind::NotLoggedIn),
             (ClientError::Timeout, Kind::NoAnswer),
             (ClientError::Transport(TransportError::Unreachable), Kind::NoAnswer),

@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //!
-//! - No secret in the arguments, in the log, in errors or on standard output.
+//! - No secret in the arguments, in the log, in errors or on standard output, but for the recovery key that
+//!   was just made and the QR code of a verification.
 //! - What others have written reaches a terminal only after [`output::clean`].
 //! - Standard output holds the answer and nothing else; all the rest goes to standard error.
 

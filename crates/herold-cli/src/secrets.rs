@@ -4,6 +4,8 @@
 //! - The account's password: `--password-stdin`, `HEROLD_PASSWORD`, or a question on the terminal.
 //! - The store's key: a file (`--store-key-file`, `HEROLD_STORE_KEY_FILE`) of 32 bytes, raw or as
 //!   hexadecimal digits; else a passphrase from `HEROLD_STORE_PASSPHRASE` or the terminal.
+//! - The recovery key, or the passphrase in its place: `--stdin`, `HEROLD_RECOVERY_KEY`, or the terminal.
+//! - A key file's passphrase: `--stdin`, `HEROLD_KEYS_PASSPHRASE`, or the terminal.
 
 use std::{
     fs,
@@ -23,6 +25,12 @@ use crate::{
 pub const PASSWORD_VARIABLE: &str = "HEROLD_PASSWORD";
 /// The variable with the store's passphrase.
 pub const PASSPHRASE_VARIABLE: &str = "HEROLD_STORE_PASSPHRASE";
+/// The variable with the recovery key.
+const RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_KEY";
+/// The variable with a new passphrase for the secret storage.
+const NEW_RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_PASSPHRASE";
+/// The variable with the passphrase of a key file.
+const KEYS_VARIABLE: &str = "HEROLD_KEYS_PASSPHRASE";
 
 /// The longest password or passphrase taken, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -41,7 +49,50 @@ pub fn password(from_stdin: bool, question: &str) -> Result<SecretString, Failur
     ask(question, "use --password-stdin or HEROLD_PASSWORD")
 }
 
-/// Whether the store is there already or is about to be made.
+/// The recovery key, or the passphrase in its place.
+///
+/// # Errors
+/// When there is none, or nobody to ask.
+pub fn recovery_key(from_stdin: bool) -> Result<SecretString, Failure> {
+    if from_stdin {
+        return first_line(io::stdin().lock());
+    }
+    if let Some(key) = variable(RECOVERY_VARIABLE)? {
+        return Ok(key);
+    }
+    ask("Recovery key or passphrase: ", "use --stdin or HEROLD_RECOVERY_KEY")
+}
+
+/// A new passphrase for the secret storage.
+///
+/// # Errors
+/// When there is nobody to ask.
+pub fn new_recovery_passphrase() -> Result<SecretString, Failure> {
+    if let Some(passphrase) = variable(NEW_RECOVERY_VARIABLE)? {
+        return Ok(passphrase);
+    }
+    ask_twice("New passphrase for the recovery: ", "use HEROLD_RECOVERY_PASSPHRASE")
+}
+
+/// The passphrase of a key file.
+///
+/// # Errors
+/// When there is none, or nobody to ask.
+pub fn keys_passphrase(from_stdin: bool, purpose: Purpose) -> Result<SecretString, Failure> {
+    if from_stdin {
+        return first_line(io::stdin().lock());
+    }
+    if let Some(passphrase) = variable(KEYS_VARIABLE)? {
+        return Ok(passphrase);
+    }
+    let help = "use --stdin or HEROLD_KEYS_PASSPHRASE";
+    match purpose {
+        Purpose::Open => ask("Passphrase of the key file: ", help),
+        Purpose::Create => ask_twice("New passphrase for the key file: ", help),
+    }
+}
+
+/// Whether what the secret is for is there already or is about to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// It is there.
@@ -75,12 +126,7 @@ pub fn store_key(global: &Global, purpose: Purpose) -> Result<StoreKey, Failure>
     match purpose {
         Purpose::Open => ask("Passphrase of the store: ", help).map(StoreKey::passphrase),
         Purpose::Create => {
-            let passphrase = ask("New passphrase for the store: ", help)?;
-            let again = ask("The same again: ", help)?;
-            if passphrase != again {
-                return Err(Failure::usage("the two passphrases differ"));
-            }
-            Ok(StoreKey::passphrase(passphrase))
+            ask_twice("New passphrase for the store: ", help).map(StoreKey::passphrase)
         }
     }
 }
@@ -221,10 +267,19 @@ fn first_line(input: impl BufRead) -> Result<SecretString, Failure> {
     let text = line.strip_suffix(b"\n").unwrap_or(&line);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     match std::str::from_utf8(text) {
-        Ok("") => Err(Failure::usage("there is no password on standard input")),
+        Ok("") => Err(Failure::usage("there is no secret on standard input")),
         Ok(text) => Ok(SecretString::new(text.to_owned())),
-        Err(_) => Err(Failure::usage("the password on standard input is not UTF-8")),
+        Err(_) => Err(Failure::usage("the secret on standard input is not UTF-8")),
     }
+}
+
+/// Asks for a new passphrase, twice.
+fn ask_twice(question: &str, otherwise: &str) -> Result<SecretString, Failure> {
+    let passphrase = ask(question, otherwise)?;
+    if passphrase != ask("The same again: ", otherwise)? {
+        return Err(Failure::usage("the two passphrases differ"));
+    }
+    Ok(passphrase)
 }
 
 /// Asks on the terminal, without echo.

@@ -57,6 +57,10 @@ fn every_command_has_help() {
         "listen",
         "history",
         "devices",
+        "recovery",
+        "verify",
+        "keys",
+        "backup",
         "inspect",
         "rpc",
     ] {

@@ -1,12 +1,17 @@
 //! The commands for people and scripts.
 
 mod account;
+mod ask;
+mod code;
 mod devices;
 mod files;
 mod inspect;
+mod keys;
 mod listen;
 mod messages;
+mod recovery;
 mod rooms;
+mod verify;
 
 use std::{
     path::{Path, PathBuf},
@@ -48,6 +53,10 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
         Command::Listen(args) => listen::listen(&setting, args).await,
         Command::History(args) => messages::history(&setting, args).await,
         Command::Devices(args) => devices::devices(&setting, args).await,
+        Command::Recovery(args) => recovery::recovery(&setting, args).await,
+        Command::Verify(args) => verify::verify(&setting, args).await,
+        Command::Keys(args) => keys::keys(&setting, args).await,
+        Command::Backup(args) => keys::backup(&setting, args).await,
         Command::Inspect(args) => inspect::inspect(&setting, args).await,
         Command::Rpc => crate::rpc::run().await,
     }
