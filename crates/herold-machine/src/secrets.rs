@@ -82,7 +82,7 @@ pub(crate) fn ask(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
 /// Whether a secret is here and of use.
 fn is_here(txn: &Txn<'_, '_>, secret: &str) -> Result<bool, MachineError> {
     if secret == key_backup::SECRET {
-        return Ok(key_backup::has_key(txn)?);
+        return key_backup::has_key(txn);
     }
     own_identity::has(txn, secret)
 }
