@@ -8,9 +8,9 @@ use herold_store::{
     records::{
         AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
         IdentityRecord, InboundSessionKey, LoginRecord, MemberKey, MemberRecord, Membership,
-        NameKey, Only, OutboundSessionRecord, OutdatedUserRecord, PendingIdentityRecord,
-        PolicyRecord, QueueRecord, RoomKey, RoomRecord, SecretRecord, SequenceKey, TimelineKey,
-        TimelineRecord, TrackedUserRecord, UserKey, VerifiedDeviceRecord,
+        NameKey, Only, OutboundSessionRecord, OutdatedUserRecord, PolicyRecord, QueueRecord,
+        RoomKey, RoomRecord, SecretRecord, SequenceKey, TimelineKey, TimelineRecord,
+        TrackedUserRecord, UserKey, VerifiedDeviceRecord,
     },
 };
 use herold_trust::{
@@ -1266,12 +1266,12 @@ impl Machine {
         verification::all(snapshot)
     }
 
-    /// Whether an identity was prepared that the homeserver may not have accepted yet.
+    /// Whether an identity was prepared that the homeserver may not have accepted yet, and no other one is known.
     ///
     /// # Errors
     /// Those of the store.
     pub fn identity_is_prepared(&self, snapshot: &dyn Snapshot) -> Result<bool, MachineError> {
-        Ok(snapshot.contains::<PendingIdentityRecord>(&Only)?)
+        own_identity::is_prepared(snapshot, &self.own.user_id)
     }
 
     /// How things stand with the backup.

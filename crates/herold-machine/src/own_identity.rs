@@ -120,7 +120,15 @@ pub(crate) fn prepare(
     txn: &mut Txn<'_, '_>,
     replace: bool,
 ) -> Result<Option<String>, MachineError> {
-    let pending = match txn.load::<PendingIdentityRecord>(&Only)? {
+    let begun = match txn.load::<PendingIdentityRecord>(&Only)? {
+        // Another identity has been made since, on another device: what was begun here must not take its place.
+        Some(begun) if !replace && is_superseded(txn.load(&own_key(txn))?, &begun)? => {
+            txn.delete::<PendingIdentityRecord>(&Only);
+            None
+        }
+        begun => begun,
+    };
+    let pending = match begun {
         Some(pending) => pending,
         None => {
             if !replace && has_all(txn)? {
@@ -139,6 +147,26 @@ pub(crate) fn prepare(
         }
     };
     Ok(Some(upload_body(txn, &pending)?.to_string()))
+}
+
+fn own_key(txn: &Txn<'_, '_>) -> UserKey {
+    UserKey { user_id: txn.own().user_id.clone() }
+}
+
+/// Whether another identity than the pending one is known.
+fn is_superseded(
+    known: Option<IdentityRecord>,
+    pending: &PendingIdentityRecord,
+) -> Result<bool, MachineError> {
+    let Some(known) = known else { return Ok(false) };
+    Ok(known.identity.master != pending_keys(pending)?.master.public_key())
+}
+
+/// Whether an identity was begun to be made, and no other one is known.
+pub(crate) fn is_prepared(snapshot: &dyn Snapshot, own: &UserId) -> Result<bool, MachineError> {
+    let Some(pending) = snapshot.load::<PendingIdentityRecord>(&Only)? else { return Ok(false) };
+    let known = snapshot.load(&UserKey { user_id: own.to_owned() })?;
+    Ok(!is_superseded(known, &pending)?)
 }
 
 /// Whether the published identity is this device's to use.

@@ -52,6 +52,32 @@ fn the_same_keys_are_published_whatever_dies_before_they_are_accepted() {
     clean(&world);
 }
 
+/// Begun and not accepted, and then made on another device: what was begun must not take its place.
+#[test]
+fn an_identity_that_was_begun_gives_way_to_one_that_was_made_since() {
+    let mut world = World::new(807);
+    let (first, second) = (world.add_device("alice"), world.add_device("alice"));
+    world.settle();
+    let begun = prepare(&mut world, first, false).unwrap();
+    bootstrap(&mut world, second, false);
+    let is_prepared = |world: &mut World| {
+        world.command(first, |engine| {
+            engine.read(|machine, snapshot| machine.identity_is_prepared(snapshot))
+        })
+    };
+    assert_eq!(is_prepared(&mut world), Some(false));
+    for name in SECRETS {
+        let secret = secret(&mut world, second, name).unwrap();
+        assert!(import(&mut world, first, name, &secret));
+    }
+    assert_eq!(prepare(&mut world, first, false), None);
+    // On purpose it can be replaced all the same.
+    let other = prepare(&mut world, first, true).unwrap();
+    assert_ne!(other, begun);
+    assert_eq!(prepare(&mut world, first, true).unwrap(), other);
+    clean(&world);
+}
+
 #[test]
 fn a_second_device_takes_the_identity_over_by_its_private_keys_and_by_nothing_else() {
     let mut world = World::new(803);
