@@ -7,6 +7,7 @@ mod deny;
 mod error;
 mod fuzz;
 mod http;
+mod identity;
 mod interop;
 mod layering;
 mod mutants;

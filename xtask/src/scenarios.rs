@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result, ensure, fail};
+use crate::identity;
 use crate::peer::{Peer, WAIT, eventually, text};
 use crate::synapse::PASSWORD;
 use crate::world::{OURS, World, make_room, make_room_of_invited, never_reads, reads, say};
@@ -46,6 +47,12 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "killed_sender", shows: "A is killed with a full send queue: each message comes once, in order", needs_of_a: &["control"], needs_of_b: &[], play: killed_sender },
     Scenario { name: "sliding_sync", shows: "ours by simplified sliding sync: both ways, over a leave, a kill and a restart", needs_of_a: &[], needs_of_b: &[], play: sliding_sync },
     Scenario { name: "exhausted", shows: "B has no one-time keys left: the fallback key serves, and is replaced", needs_of_a: &[], needs_of_b: &["store"], play: exhausted },
+    Scenario { name: "recover", shows: "B's make recovers what A's has set up: identity, backup, old messages", needs_of_a: &["cross_signing"], needs_of_b: &["cross_signing"], play: identity::recover },
+    Scenario { name: "sas_room", shows: "two users verify each other in a room by emoji", needs_of_a: &["sas_room"], needs_of_b: &["sas_room"], play: identity::sas_room },
+    Scenario { name: "sas_device", shows: "two devices of users without identities verify each other", needs_of_a: &["sas_device"], needs_of_b: &["sas_device"], play: identity::sas_device },
+    Scenario { name: "sas_self", shows: "a new device of A's is verified, gets the secrets and restores the backup", needs_of_a: &["gossip"], needs_of_b: &["sas_self"], play: identity::sas_self },
+    Scenario { name: "key_file", shows: "room keys in a file from A's make to B's and back", needs_of_a: &["key_files"], needs_of_b: &["key_files"], play: identity::key_file },
+    Scenario { name: "backup", shows: "50 room keys through the backup from A's make to B's, and 50 back", needs_of_a: &["backup"], needs_of_b: &["backup"], play: identity::backup },
 ];
 
 /// The longest text whose event stays under the server's 64 KiB once it is encrypted.

@@ -46,6 +46,7 @@ pub struct World<'a> {
     /// Herold's devices synchronise by simplified sliding sync.
     pub sliding: AtomicBool,
     ours: Mutex<Vec<(String, PathBuf)>>,
+    secrets: Mutex<Vec<String>>,
 }
 
 impl<'a> World<'a> {
@@ -57,7 +58,8 @@ impl<'a> World<'a> {
         folder: PathBuf,
     ) -> Self {
         let sliding = AtomicBool::new(false);
-        Self { server, a, b, folder, sliding, ours: Mutex::default() }
+        let (ours, secrets) = (Mutex::default(), Mutex::default());
+        Self { server, a, b, folder, sliding, ours, secrets }
     }
 
     /// Logs a new device of the user in.
@@ -109,6 +111,16 @@ impl<'a> World<'a> {
         self.newcomer(self.b, "C")
     }
 
+    /// A path for a file that peers pass to each other.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Has it looked for wherever Herold's devices leave something.
+    pub fn keep_secret(&self, secret: &str) {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
+    }
+
     /// Whatever Herold's devices of this run have done wrong that no scenario asks for: on the wire,
     /// in their logs, in their stores.
     ///
@@ -125,6 +137,7 @@ impl<'a> World<'a> {
             }
             let mut secrets = self.server.proxy.tokens(user);
             secrets.push(PASSWORD.to_owned());
+            secrets.extend(self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone());
             no_secret_in(&folder.join("stderr.log"), &secrets)?;
             no_secret_in(&folder.join("store"), &secrets)?;
         }
@@ -143,7 +156,7 @@ fn no_secret_in(path: &Path, secrets: &[String]) -> Result<()> {
     let bytes = fs::read(path).context(path.display())?;
     let found =
         secrets.iter().any(|secret| bytes.windows(secret.len()).any(|w| w == secret.as_bytes()));
-    ensure(!found, || format!("a password or access token is readable in {}", path.display()))
+    ensure(!found, || format!("a password, access token or key is readable in {}", path.display()))
 }
 
 /// A room of A's that the others have joined.

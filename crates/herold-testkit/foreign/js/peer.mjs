@@ -2,6 +2,7 @@
 //
 // The crypto store is an in-memory IndexedDB: the device lives as long as the process, so there is
 // no `resume`. HEROLD_PEER_LOG=1 puts the SDK's log on stderr.
+import { readFile, writeFile } from "node:fs/promises";
 import readline from "node:readline";
 import "fake-indexeddb/auto";
 
@@ -11,10 +12,13 @@ for (const level of ["trace", "debug", "log", "info", "warn", "error"]) {
 }
 
 const { createClient, ClientEvent } = await import("matrix-js-sdk");
+const { CryptoEvent, VerificationPhase, decodeRecoveryKey } = await import("matrix-js-sdk/lib/crypto-api/index.js");
 const { logger } = await import("matrix-js-sdk/lib/logger.js");
-const { Attachment, EncryptedAttachment } = await import("@matrix-org/matrix-sdk-crypto-wasm");
+const { Attachment, EncryptedAttachment, OlmMachine } = await import("@matrix-org/matrix-sdk-crypto-wasm");
 logger.setLevel(quiet ? "silent" : "debug", false);
 
+const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "key_files"];
+const KEY_FILE_ROUNDS = 100_000;
 const PAUSE_MS = 40;
 const DEFAULT_WAIT_MS = 20_000;
 const REFETCH_MS = 2_000;
@@ -34,6 +38,8 @@ async function poll(what, ms, probe) {
 
 let matrix; // the logged-in client
 let own; // { homeserver, user, device, token }
+let storageKey; // the key that the user would have typed
+const flows = new Map(); // verification requests, by their ids
 
 const userLogin = (user, password) => ({
     type: "m.login.password",
@@ -53,8 +59,14 @@ async function login({ homeserver, user, password, device_name }) {
         userId: own.user,
         deviceId: own.device,
         accessToken: own.token,
+        cryptoCallbacks: {
+            getSecretStorageKey: async ({ keys }) => storageKey && [Object.keys(keys)[0], storageKey],
+            cacheSecretStorageKey: (_id, _info, key) => void (storageKey = key),
+        },
+        verificationMethods: ["m.sas.v1"],
     });
     await matrix.initRustCrypto();
+    matrix.on(CryptoEvent.VerificationRequestReceived, (request) => flows.set(request.transactionId, request));
 
     const began = performance.now();
     const prepared = new Promise((done) => {
@@ -132,8 +144,33 @@ const nothing = async (promise) => {
     return {};
 };
 
+const withPassword = (password) => async (request) => {
+    try {
+        return await request(null);
+    } catch (challenge) {
+        if (challenge.httpStatus !== 401) throw challenge;
+        return request({ ...userLogin(own.user, password), session: challenge.data.session });
+    }
+};
+
+/** The request, unless it was cancelled. */
+function flow(id) {
+    const request = flows.get(id);
+    if (!request) throw new Error(`no flow ${id}`);
+    if (request.phase === VerificationPhase.Cancelled) throw new Error(`cancelled: ${request.cancellationCode}`);
+    return request;
+}
+
+/** The verifier once there is one; who has asked begins. */
+const verifier = (id, ms) =>
+    poll(`the start of ${id}`, ms, async () => {
+        const request = flow(id);
+        if (request.phase !== VerificationPhase.Ready || !request.initiatedByMe) return request.verifier;
+        return request.startVerification("m.sas.v1");
+    });
+
 const commands = {
-    hello: () => ({ protocol: 1, name: "matrix-js-sdk", version: "43.0.0", features: ["files", "delete_device", "custom"] }),
+    hello: () => ({ protocol: 1, name: "matrix-js-sdk", version: "43.0.0", features: FEATURES }),
     login,
     close() {
         matrix?.stopClient();
@@ -202,14 +239,86 @@ const commands = {
         const verified = identity && (await crypto.getUserVerificationStatus(user)).isCrossSigningVerified();
         return { identity: identity ? { verified } : null, devices };
     },
-    async delete_device({ device, password }) {
-        try {
-            await matrix.deleteDevice(device);
-        } catch (challenge) {
-            if (challenge.httpStatus !== 401) throw challenge;
-            await matrix.deleteDevice(device, { ...userLogin(own.user, password), session: challenge.data.session });
-        }
-        return {};
+    delete_device: ({ device, password }) =>
+        nothing(withPassword(password)((auth) => matrix.deleteDevice(device, auth ?? undefined))),
+
+    async bootstrap({ password }) {
+        const crypto = matrix.getCrypto();
+        await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: withPassword(password) });
+        const key = await crypto.createRecoveryKeyFromPassphrase();
+        await crypto.bootstrapSecretStorage({
+            createSecretStorageKey: async () => key,
+            setupNewSecretStorage: true,
+            setupNewKeyBackup: true,
+        });
+        await crypto.checkKeyBackupAndEnable();
+        return { recovery_key: key.encodedPrivateKey, backup_version: await crypto.getActiveSessionBackupVersion() };
+    },
+    async recover({ recovery_key }) {
+        storageKey = decodeRecoveryKey(recovery_key);
+        const crypto = matrix.getCrypto();
+        // The public keys have to be there first: without them the private ones are silently not taken.
+        await crypto.userHasCrossSigningKeys(own.user, true);
+        await crypto.bootstrapCrossSigning({});
+        await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
+        await crypto.checkKeyBackupAndEnable();
+        return { imported: (await crypto.restoreKeyBackup()).imported };
+    },
+    wait_backup: ({ timeout_ms }) =>
+        nothing(
+            poll("every key in the backup", timeout_ms, async () => {
+                const version = await matrix.getCrypto().getActiveSessionBackupVersion();
+                const { total, backedUp } = await matrix.getCrypto().olmMachine.roomKeyCounts();
+                return version && backedUp === total;
+            }),
+        ),
+    async restore_backup({ timeout_ms }) {
+        const crypto = matrix.getCrypto();
+        await poll("the backup's key", timeout_ms, () => crypto.getSessionBackupPrivateKey());
+        await crypto.checkKeyBackupAndEnable();
+        return { imported: (await crypto.restoreKeyBackup()).imported };
+    },
+
+    async sas_request({ user, device, room }) {
+        const crypto = matrix.getCrypto();
+        await crypto.userHasCrossSigningKeys(user, true);
+        await crypto.getUserDeviceInfo([user], true);
+        let request;
+        if (room) request = await crypto.requestVerificationDM(user, room);
+        else if (device) request = await crypto.requestDeviceVerification(user, device);
+        else if (user === own.user) request = await crypto.requestOwnUserVerification();
+        else throw new Unsupported("a device or a room has to be named");
+        flows.set(request.transactionId, request);
+        return { flow: request.transactionId };
+    },
+    async sas_accept({ user, timeout_ms }) {
+        const isOpen = (r) => r.otherUserId === user && !r.initiatedByMe && r.phase === VerificationPhase.Requested;
+        const request = await poll(`a request of ${user}`, timeout_ms, () => [...flows.values()].find(isOpen));
+        await request.accept();
+        return { flow: request.transactionId };
+    },
+    async sas_emojis({ flow: id, timeout_ms }) {
+        const found = await verifier(id, timeout_ms);
+        // Does not end before the verification does: by then it is looked at elsewhere.
+        found.verify().catch(() => {});
+        const { sas } = await poll("the strings", timeout_ms, () => flow(id) && found.getShowSasCallbacks());
+        return { emojis: sas.emoji ?? null, decimals: sas.decimal ?? null };
+    },
+    async sas_confirm({ flow: id, timeout_ms }) {
+        await flow(id).verifier.getShowSasCallbacks().confirm();
+        return nothing(poll(`the end of ${id}`, timeout_ms, () => flow(id).phase === VerificationPhase.Done));
+    },
+    sas_cancel: ({ flow: id }) => nothing(flow(id).cancel()),
+
+    async export_keys({ path, passphrase }) {
+        const keys = await matrix.getCrypto().exportRoomKeysAsJson();
+        await writeFile(path, OlmMachine.encryptExportedRoomKeys(keys, passphrase, KEY_FILE_ROUNDS));
+        return { count: JSON.parse(keys).length };
+    },
+    async import_keys({ path, passphrase }) {
+        const keys = OlmMachine.decryptExportedRoomKeys(await readFile(path, "utf8"), passphrase);
+        await matrix.getCrypto().importRoomKeysAsJson(keys);
+        return { imported: JSON.parse(keys).length };
     },
 };
 
