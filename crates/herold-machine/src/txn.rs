@@ -178,8 +178,8 @@ impl<'a, 'c> Txn<'a, 'c> {
         Ok(empty)
     }
 
-    /// The whole table, if it had `limit` rows at most before this step: for who is about to look at many of them. A row
-    /// of a scan costs a tenth of one that is looked up.
+    /// The whole table, if it had `limit` rows at most before this step: for who is about to look at many of them.
+    /// A row of a scan costs a fraction of one that is looked up.
     pub(crate) fn whole<R: Record>(&self, limit: usize) -> Result<Option<Vec<Row<R>>>, StoreError> {
         let stored = self.snapshot.list::<R>(&[], limit.saturating_add(1))?;
         if stored.len() > limit {

@@ -44,8 +44,9 @@ impl Store for SqliteStore {
     }
 }
 
-/// Whether a table has only what is on its way to the server: who reads it learns no more than the server does. A commit that touches nothing else need not overwrite the pages it frees,
-/// which would be as many again as were written.
+/// Whether a table has only what is on its way to the server: who reads it learns no more than the server does. A
+/// commit that touches nothing else need not overwrite the pages it frees, which would be as many again as were
+/// written.
 fn was_sent(table: Table) -> bool {
     matches!(table, Table::Outbox | Table::OutboxBody)
 }
