@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use bench_work::{Directory, ROOM, Shared, Side};
 use herold::{
     Answer, Body, Engine, OsEntropy, Outgoing, Policy, Recipients, RoomId, SqliteStore, StoreKey,
-    StoreOptions, SystemClock, UserId,
+    StoreOptions, SystemClock, Threads, UserId,
 };
 use herold_store::{SnapshotExt as _, records::InboundSessionRecord};
 use serde_json::{Value, json};
@@ -51,7 +51,9 @@ impl Side for Herold {
                 Box::new(OsEntropy),
             )
         };
-        Self { engine: engine.expect("an engine"), sending: None, syncs: 0, events: 0 }
+        let mut engine = engine.expect("an engine");
+        engine.set_workers(Arc::new(Threads::default()));
+        Self { engine, sending: None, syncs: 0, events: 0 }
     }
 
     fn upload(&mut self) -> Value {

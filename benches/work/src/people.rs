@@ -229,6 +229,12 @@ impl Directory for People {
             let device = own.device_keys["device_id"].as_str().expect("a device id");
             users.entry(&own.user).or_default().insert(device.to_owned(), own.device_keys.clone());
         }
+        // A server answers for its users who have no devices too.
+        if let Some(asked) = body["device_keys"].as_object() {
+            for user in asked.keys() {
+                users.entry(user).or_default();
+            }
+        }
         json!({ "device_keys": users, "failures": {} })
     }
 

@@ -1,6 +1,9 @@
 //! [`Hot`]: live objects, so that they need not be made again for each message.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use herold_crypto::{
     Ed25519PublicKey, InboundGroupSession, OlmSession, OutboundGroupSession, SessionId,
@@ -21,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::{
     MachineError,
     txn::{Left, Txn},
+    workers::{InTurn, Outcome, Workers},
 };
 
 /// As many live inbound sessions are kept in memory.
@@ -32,10 +36,12 @@ const OLM_CACHE: usize = 200;
 
 /// Live objects, kept so that they need not be made again for each message. Dropping them loses
 /// nothing.
-#[derive(Default)]
 pub(crate) struct Hot {
     pub(crate) left: Left,
+    pub(crate) workers: Arc<dyn Workers>,
     inbound: HashMap<RoomSessionKey, Vec<Claim>>,
+    /// The sessions that have something decrypted ahead.
+    ahead: Vec<RoomSessionKey>,
     outbound: BTreeMap<OwnedRoomId, Outbound>,
     /// Live Olm sessions, each with the record it is the same as.
     olm: HashMap<OlmSessionKey, (Zeroizing<Vec<u8>>, OlmSession)>,
@@ -49,6 +55,18 @@ pub(crate) struct Hot {
 pub(crate) struct Claim {
     pub(crate) record: InboundSessionRecord,
     pub(crate) session: InboundGroupSession,
+    /// What came of messages that were decrypted ahead, until they are asked for.
+    pub(crate) ahead: HashMap<String, Outcome>,
+}
+
+impl Claim {
+    /// Decrypts a message, or answers what came of that before.
+    pub(crate) fn decrypt(&mut self, ciphertext: &str) -> Outcome {
+        match self.ahead.remove(ciphertext) {
+            Some(outcome) => outcome,
+            None => self.session.decrypt(ciphertext),
+        }
+    }
 }
 
 /// A live outbound session, and the index up to which the store has reserved it.
@@ -59,6 +77,25 @@ pub(crate) struct Outbound {
 }
 
 impl Hot {
+    /// Nothing kept yet; arithmetic is done by these workers.
+    pub(crate) fn new(workers: Arc<dyn Workers>) -> Self {
+        Self {
+            left: Left::default(),
+            workers,
+            inbound: HashMap::new(),
+            ahead: Vec::new(),
+            outbound: BTreeMap::new(),
+            olm: HashMap::new(),
+            ed25519: BTreeMap::new(),
+            sender_devices: BTreeMap::new(),
+        }
+    }
+
+    /// Drops everything that is kept.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::new(Arc::clone(&self.workers));
+    }
+
     /// The live sessions of a room key, one for each device that has claimed it; none if the key has not come.
     pub(crate) fn inbound(
         &mut self,
@@ -70,7 +107,7 @@ impl Hot {
             let mut claims = Vec::new();
             for (_, record) in txn.list::<InboundSessionRecord>(&prefix)? {
                 let session = crate::room_keys::restore(&record)?;
-                claims.push(Claim { record, session });
+                claims.push(Claim { record, session, ahead: HashMap::new() });
             }
             if claims.is_empty() {
                 return Ok(&mut []);
@@ -81,6 +118,28 @@ impl Hot {
             self.inbound.insert(key.clone(), claims);
         }
         Ok(self.inbound.get_mut(key).map_or(&mut [], Vec::as_mut_slice))
+    }
+
+    /// The live session that [`Hot::inbound`] has last answered for this key, if there is one claim to it.
+    pub(crate) fn only_claim(&mut self, key: &RoomSessionKey) -> Option<&mut Claim> {
+        match self.inbound.get_mut(key)?.as_mut_slice() {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Notes the sessions that have something decrypted ahead.
+    pub(crate) fn note_ahead(&mut self, keys: Vec<RoomSessionKey>) {
+        self.ahead.extend(keys);
+    }
+
+    /// What was decrypted ahead and not asked for in the same step goes: it is plaintext.
+    pub(crate) fn forget_ahead(&mut self) {
+        for key in std::mem::take(&mut self.ahead) {
+            for claim in self.inbound.get_mut(&key).into_iter().flatten() {
+                claim.ahead = HashMap::new();
+            }
+        }
     }
 
     pub(crate) fn forget_inbound(&mut self, key: &RoomSessionKey) {
@@ -177,5 +236,11 @@ impl Hot {
             reserved_index: record.reserved_index,
         };
         self.outbound.insert(room_id.to_owned(), live);
+    }
+}
+
+impl Default for Hot {
+    fn default() -> Self {
+        Self::new(Arc::new(InTurn))
     }
 }

@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod ahead;
 mod app_to_device;
 mod claims;
 mod context;
@@ -53,6 +54,7 @@ mod txn;
 mod verification;
 mod view;
 mod wire;
+mod workers;
 
 pub use app_to_device::{ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult};
 pub use context::Context;
@@ -65,3 +67,4 @@ pub use sliding::SyncMode;
 pub use step::{Durable, Outputs, Pending, Step};
 pub use sync::SyncReport;
 pub use verification::{VerificationAction, VerificationView};
+pub use workers::{Piece, Workers};

@@ -1,5 +1,7 @@
 //! [`Machine`]: the inputs, commands and getters. What they do is in the modules beside this one.
 
+use std::sync::Arc;
+
 use herold_crypto::{
     BackupDecryptionKey, ExportedSession, IdentityKeys, SecretBytes, SecretString,
 };
@@ -26,7 +28,7 @@ use serde_json::Value;
 use crate::{
     Answer, AppEvent, AppEventRecord, BackupStatus, Context, HttpRequest, Imported, MachineError,
     Outgoing, Pending, RestoredKey, RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient,
-    VerificationAction, VerificationView, account, app_to_device, devices,
+    VerificationAction, VerificationView, Workers, account, ahead, app_to_device, devices,
     hot::Hot,
     key_backup, olm, outgoing, own_identity, queue,
     request::RequestKind,
@@ -162,13 +164,20 @@ impl Machine {
     fn end<T>(&mut self, txn: Txn<'_, '_>, reply: T) -> Result<Step<Pending, T>, MachineError> {
         let (step, left) = txn.finish(reply)?;
         self.hot.left = left;
+        self.hot.forget_ahead();
         Ok(step)
     }
 
     /// Drops every cached object. To be called when a step has failed, was not committed or could not be, and
     /// when another process may have changed the store.
     pub fn forget_cached(&mut self) {
-        self.hot = Hot::default();
+        self.hot.clear();
+    }
+
+    /// Has arithmetic that can be cut into pieces done by these workers. The outcome is the same; without, it is done in
+    /// turn.
+    pub fn set_workers(&mut self, workers: Arc<dyn Workers>) {
+        self.hot.workers = workers;
     }
 }
 
@@ -296,6 +305,7 @@ impl Machine {
         let key = RoomKey { room_id: room_id.to_owned() };
         let mut room: RoomRecord = txn.load(&key)?.ok_or(MachineError::UnknownRoom)?;
         let mut events = Vec::new();
+        ahead::decrypt(&txn, &mut self.hot, &[(room_id, chunk.chunk.as_slice())])?;
         for raw in &chunk.chunk {
             let taken =
                 timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, raw, Origin::Older)?;

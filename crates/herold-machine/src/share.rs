@@ -147,7 +147,7 @@ pub(crate) fn share_late(
     let Some(recipients) = recipients(txn, policy, room_id, room, PATIENCE)? else {
         return Ok(false);
     };
-    share(txn, hot, room_id, &mut session, &recipients, Wait::ForNothing)?;
+    share(txn, hot, room_id, &mut session, &recipients, Wait::NoMessage)?;
     txn.put_changed(&RoomKey { room_id: room_id.to_owned() }, &session)?;
     Ok(true)
 }
@@ -169,8 +169,10 @@ fn delivered(
 enum Wait {
     /// For keys being claimed, if they come in time.
     ForClaims,
-    /// For nothing: it is for messages that have gone out.
+    /// For nothing any more: the message goes out without whom it has not reached.
     ForNothing,
+    /// There is no message: it is for those that have gone out. Who has not missed any is not told so.
+    NoMessage,
 }
 
 /// The name of what is noted of a room's waiting for claims: for how many milliseconds it did, and when last.
@@ -527,7 +529,7 @@ fn share(
                 }
                 // The message goes without this device; it gets the key from this index on later.
                 let code = WithheldCode::NoOlm;
-                if before.is_none() {
+                if before.is_none() && wait != Wait::NoMessage {
                     txn.put(&share_key, &share(ShareState::Withheld(code.as_str().to_owned())));
                     refusals.add(device, withheld_content(txn, room_id, session, code)?);
                 }
@@ -558,7 +560,12 @@ fn share(
     }
     messages.enqueue(txn, "m.room.encrypted")?;
     refusals.enqueue(txn, "m.room_key.withheld")?;
-    session.retry_at = retry_at;
+    session.retry_at = if waiting {
+        // Whoever is waited for now may have been left out before: without a time it would look as if all were done.
+        Some(session.retry_at.map_or(txn.cx.now, |at| at.min(txn.cx.now)))
+    } else {
+        retry_at
+    };
     Ok(waiting)
 }
 

@@ -20,7 +20,7 @@ use ruma::OwnedRoomId;
 use serde_json::{json, value::RawValue};
 
 use crate::{
-    HttpRequest, MachineError, Method, Notice, SyncReport, account, devices,
+    HttpRequest, MachineError, Method, Notice, SyncReport, account, ahead, devices,
     hot::Hot,
     outgoing::SYNC_GRACE,
     rooms::{self, RoomUpdate, own_membership, section_or_notice},
@@ -278,6 +278,7 @@ fn handle_room(
         .cloned()
         .collect();
     let prev_batch = section.prev_batch.as_deref().and_then(parse_section);
+    ahead::decrypt(txn, hot, &[(&room_id, &timeline)])?;
     let update = RoomUpdate { state, timeline, state_after: required, gap, prev_batch };
     rooms::handle_room(txn, hot, policy, &room_id, membership, update)
 }

@@ -2,13 +2,14 @@
 
 use herold_store::records::{Membership, Only, RoomRecord, SyncRecord, TrackedUserRecord};
 use herold_trust::Policy;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, RoomId};
 use serde_json::value::RawValue;
 
 use crate::{
-    DropReason, MachineError, Notice, account, devices,
+    DropReason, MachineError, Notice, account, ahead, devices,
     hot::Hot,
-    rooms, to_device,
+    rooms::{self, RoomUpdate},
+    to_device,
     txn::Txn,
     wire::{Events, RawMap, Rooms, SyncBody, parse_section},
 };
@@ -54,6 +55,7 @@ pub(crate) fn handle(
             rooms::handle_invite(txn, policy, &room_id, &state)?;
         }
     }
+    let mut updates = Vec::new();
     for (name, raw, membership) in [
         ("rooms.join", rooms.join, Membership::Join),
         ("rooms.leave", rooms.leave, Membership::Leave),
@@ -62,9 +64,13 @@ pub(crate) fn handle(
         for (room_id, raw) in &rooms {
             if let Some(room_id) = room_id_or_notice(txn, room_id)? {
                 let update = rooms::read_section(txn, &room_id, raw)?;
-                events += rooms::handle_room(txn, hot, policy, &room_id, membership, update)?;
+                updates.push((room_id, membership, update));
             }
         }
+    }
+    decrypt_ahead(txn, hot, &updates)?;
+    for (room_id, membership, update) in updates {
+        events += rooms::handle_room(txn, hot, policy, &room_id, membership, update)?;
     }
 
     account::handle_counts(
@@ -77,6 +83,19 @@ pub(crate) fn handle(
         txn.put(&Only, &token);
     }
     Ok(SyncReport { to_device: to_device.events.len(), events, next_batch: body.next_batch })
+}
+
+/// Decrypts the messages of all timelines, several at a time if somebody does that.
+fn decrypt_ahead(
+    txn: &Txn<'_, '_>,
+    hot: &mut Hot,
+    updates: &[(OwnedRoomId, Membership, RoomUpdate)],
+) -> Result<(), MachineError> {
+    let timelines: Vec<(&RoomId, &[Box<RawValue>])> = updates
+        .iter()
+        .map(|(room_id, _, update)| (&**room_id, update.timeline.as_slice()))
+        .collect();
+    ahead::decrypt(txn, hot, &timelines)
 }
 
 /// Takes the to-device events of a response.

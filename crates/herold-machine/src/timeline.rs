@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A session id longer than this is not one.
-const MAX_SESSION_ID: usize = 255;
+pub(crate) const MAX_SESSION_ID: usize = 255;
 
 /// Where an event comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +213,7 @@ fn decrypt(
     let (mut too_early, mut unproved) = (false, false);
     for place in fitting {
         let Some(claim) = known.get_mut(place) else { continue };
-        match claim.session.decrypt(&ciphertext) {
+        match claim.decrypt(&ciphertext) {
             Ok(found) => {
                 decrypted = Some((found, place));
                 break;

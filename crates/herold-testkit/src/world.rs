@@ -15,7 +15,7 @@ use herold::{
     Policy, Recipients, RoomEvent, Timestamp,
 };
 use herold_crypto::{SecretString, SeededEntropy};
-use herold_machine::Outgoing;
+use herold_machine::{Outgoing, Piece, Workers};
 use herold_store::{
     ScanControl, SnapshotExt as _,
     records::{Only, OutboxBodyRecord, QueueRecord, QueueState, SyncRecord},
@@ -132,6 +132,31 @@ pub struct Encrypted {
     pub in_vain: bool,
 }
 
+/// Every other device has its arithmetic done in pieces, the last one first: that must make no difference.
+fn set_workers(engine: &mut Engine, device: usize) {
+    if device % 2 == 1 {
+        engine.set_workers(Arc::new(Backwards));
+    }
+}
+
+struct Backwards;
+
+impl Workers for Backwards {
+    fn width(&self) -> usize {
+        3
+    }
+
+    fn least(&self) -> usize {
+        1
+    }
+
+    fn run(&self, pieces: &mut [Piece]) {
+        for piece in pieces.iter_mut().rev() {
+            piece.work();
+        }
+    }
+}
+
 /// The policy that devices of the world start with: anybody's devices, so that a test needs no
 /// cross-signing.
 #[must_use]
@@ -204,7 +229,10 @@ impl World {
                 Box::new(SeededEntropy::new(self.seed ^ (index << 32) ^ deaths)),
             );
             let (engine, dead) = match engine {
-                Ok(engine) => (Some(engine), false),
+                Ok(mut engine) => {
+                    set_workers(&mut engine, self.devices.len());
+                    (Some(engine), false)
+                }
                 Err(EngineError::AccountExists) => (None, true),
                 Err(_) if disk.commits() > 0 => {
                     // Killed at the first commit: was it written?
@@ -680,7 +708,10 @@ impl World {
                 Box::new(entropy),
             );
             match engine {
-                Ok(engine) => sim.engine = Some(engine),
+                Ok(mut engine) => {
+                    set_workers(&mut engine, device);
+                    sim.engine = Some(engine);
+                }
                 Err(error) => panic!("a device cannot be started again: {error}"),
             }
             // It may have died right after it had encrypted something.

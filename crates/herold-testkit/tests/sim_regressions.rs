@@ -63,3 +63,59 @@ fn a_replaced_session_is_given_again() {
     ];
     holds(24, Profile::Hostile, &actions);
 }
+
+/// While a message waited for keys that were asked for anew, what their devices had missed before was forgotten: it
+/// went out as if everybody had the key, and they were never given it.
+#[test]
+fn what_a_device_has_missed_is_not_forgotten_while_its_keys_are_asked_for_again() {
+    let actions = [
+        LosePower(46),
+        ClockAhead(41, 1060),
+        Send(10, 57),
+        LoseOneTimeKeys(36),
+        LosePower(23),
+        Send(58, 26),
+        Sync(11),
+        Pump(45),
+        Send(14, 16),
+        Pump(44),
+        Pump(6),
+        Send(34, 30),
+        Pump(23),
+        Send(15, 6),
+        Pass(15),
+        Weather(2),
+        Send(35, 3),
+        Block(34, 3, true),
+        Pump(53),
+        Send(50, 48),
+        LogOut(31),
+        Sync(34),
+        Pump(44),
+        Pump(10),
+        Sync(37),
+        Sync(50),
+        Sync(18),
+        Sync(47),
+        Pump(32),
+        Send(55, 35),
+        Send(4, 25),
+        Send(38, 39),
+        Weather(3),
+        Send(15, 15),
+        Send(43, 33),
+        Send(37, 6),
+        Send(38, 58),
+        Send(3, 11),
+        Kill(34, 0, true),
+        Send(58, 17),
+        Pass(14308),
+        Send(10, 12),
+        Send(42, 59),
+        Pump(49),
+        Send(32, 43),
+        Send(34, 31),
+        Pump(49),
+    ];
+    holds(4308, Profile::Faulty, &actions);
+}

@@ -13,6 +13,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use herold_crypto::Entropy;
 use herold_machine::{
     Answer, AppEvent, Context, Machine, MachineError, Outgoing, Outputs, Pending, RequestId, Step,
+    Workers,
 };
 use herold_store::{Snapshot, Store, StoreError, records::LoginRecord};
 use herold_trust::{Policy, Timestamp};
@@ -107,6 +108,12 @@ impl Engine {
             unfinished: true,
             quiet_at: None,
         })
+    }
+
+    /// Has the machine's arithmetic done by these workers: [`crate::Threads`], for instance. Without, it is done in turn
+    /// by whoever makes a step.
+    pub fn set_workers(&mut self, workers: Arc<dyn Workers>) {
+        self.machine.set_workers(workers);
     }
 
     /// The machine, for its getters that need no snapshot.

@@ -63,6 +63,7 @@ mod sync;
 mod tasks;
 #[cfg(test)]
 mod test_support;
+mod threads;
 mod transport;
 mod verification;
 
@@ -76,6 +77,7 @@ pub use http::{HttpOptions, HttpTransport};
 pub use media::Download;
 pub use recovery::{Recovery, RecoveryState};
 pub use rooms::{CreateRoom, RoomPreset};
+pub use threads::Threads;
 pub use transport::{Exchange, Transport, TransportError, TransportRequest, TransportResponse};
 
 pub use herold_crypto::{
@@ -84,8 +86,9 @@ pub use herold_crypto::{
 };
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, HttpRequest, Imported,
-    MachineError, Method, Notice, Outgoing, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome,
-    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
+    MachineError, Method, Notice, Outgoing, Piece, RoomEvent, SyncMode, SyncReport,
+    ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction,
+    VerificationView, Workers,
 };
 pub use herold_store::{
     MemoryStore, Store, StoreError,

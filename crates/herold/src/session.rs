@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    Changes, ClientError, Engine, TransportResponse,
+    Changes, ClientError, Engine, Threads, TransportResponse,
     homeserver::{Homeserver, RESPONSE_LIMIT, Retry, success},
     outcomes::Outcomes,
     pace::Pace,
@@ -74,11 +74,12 @@ pub(crate) struct Session {
 impl Session {
     /// The session over a loaded engine.
     pub(crate) fn new(
-        engine: Engine,
+        mut engine: Engine,
         login: &LoginRecord,
         homeserver: Homeserver,
         deployment_policy: Policy,
     ) -> Self {
+        engine.set_workers(Arc::new(Threads::default()));
         let machine = engine.machine();
         Self {
             user_id: machine.user_id().to_owned(),
