@@ -145,6 +145,10 @@ pub(crate) fn handle_query(
             user_id,
             body.device_keys.get(user_id.as_str()).map(AsRef::as_ref),
         )?;
+        if tracked.failures > 0 {
+            // Messages may have gone out meanwhile without devices that were not known.
+            crate::queue::note_late_shares(txn);
+        }
         tracked.answered = Some(*generation);
         tracked.failures = 0;
         tracked.retry_at = None;

@@ -51,6 +51,7 @@ mod sync;
 mod timeline;
 mod to_device;
 mod txn;
+mod unseen;
 mod verification;
 mod view;
 mod wire;

@@ -30,7 +30,7 @@ use crate::{
     retired,
     share::{self, Readiness},
     txn::Txn,
-    verification,
+    unseen, verification,
 };
 
 /// After as many faults of the server over one to-device request, it is cut in two.
@@ -112,6 +112,7 @@ pub(crate) fn advance(
     policy: &Policy,
 ) -> Result<(), MachineError> {
     if txn.current_number(LATE_SHARES)? > 0 {
+        unseen::resolve(txn)?;
         let mut done = retired::serve(txn, policy)?;
         for (key, session) in txn.list::<OutboundSessionRecord>(&[])? {
             let room: Option<RoomRecord> = txn.load(&key)?;

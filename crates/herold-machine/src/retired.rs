@@ -45,9 +45,10 @@ pub(crate) fn retire(
             txn.delete::<ShareRecord>(&key);
         }
     }
-    if !given {
+    if !given && session.unseen.is_empty() {
         return Ok(());
     }
+    owed |= !session.unseen.is_empty();
     let mut known = txn.list::<RetiredSessionRecord>(&RoomSessionKey::of(room_id))?;
     known.retain(|(_, known)| known.owed == owed);
     known.sort_by_key(|(_, session)| std::cmp::Reverse(session.retired_at));
@@ -57,7 +58,12 @@ pub(crate) fn retire(
     }
     txn.put(
         &RoomSessionKey { room_id: room_id.to_owned(), session_id: session.session_id.clone() },
-        &RetiredSessionRecord { initial: session.initial.clone(), retired_at: txn.cx.now, owed },
+        &RetiredSessionRecord {
+            initial: session.initial.clone(),
+            retired_at: txn.cx.now,
+            owed,
+            unseen: session.unseen.clone(),
+        },
     );
     Ok(())
 }
@@ -122,7 +128,7 @@ fn serve_session(
     recipients: &Recipients,
 ) -> Result<(), MachineError> {
     let mut keys = SessionKeys::new(&key.room_id, key.session_id.clone(), session.initial.clone());
-    let mut owed = false;
+    let mut owed = !session.unseen.is_empty();
     let mut own: Option<OwnIdentity> = None;
     let mut messages = Messages::default();
     for (share_key, share) in txn.list::<ShareRecord>(&ShareKey::of(&key.session_id))? {

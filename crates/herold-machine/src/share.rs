@@ -39,6 +39,7 @@ use crate::{
     olm::{self, Channels, MANY, OwnIdentity, SHARE_OF_ALL},
     retired, rooms,
     txn::Txn,
+    unseen,
 };
 
 /// As many message indices are reserved ahead in the store, so that one fully synchronous commit
@@ -222,6 +223,8 @@ fn note_hope(txn: &mut Txn<'_, '_>, room_id: &RoomId) -> Result<(), MachineError
 pub(crate) struct Recipients {
     pub(crate) entitled: BTreeMap<(OwnedUserId, OwnedDeviceId), Device>,
     withheld: Vec<(Device, WithheldCode)>,
+    /// Users whose servers do not say what devices they have now.
+    unseen: Vec<OwnedUserId>,
 }
 
 /// The room's devices. `None` while a list is outdated that can be had.
@@ -247,6 +250,7 @@ pub(crate) fn recipients(
     let outdated: HashSet<OwnedUserId> =
         txn.list::<OutdatedUserRecord>(&[])?.into_iter().map(|(key, _)| key.user_id).collect();
     let mut stale = false;
+    let mut unseen = Vec::new();
     for user_id in &users {
         let key = UserKey { user_id: user_id.clone() };
         if !known.is_tracked(txn, &key)? {
@@ -257,13 +261,17 @@ pub(crate) fn recipients(
                 txn.load::<TrackedUserRecord>(&key)?.is_some_and(|tracked| tracked.failures > 0);
             // A server that does not answer holds nobody up for long; its users' known devices get
             // the key, the others when it is back.
-            stale |= !(failing && waited >= PATIENCE);
+            if failing && waited >= PATIENCE {
+                unseen.push(user_id.clone());
+            } else {
+                stale = true;
+            }
         }
     }
     if stale {
         return Ok(None);
     }
-    let mut recipients = Recipients { entitled: BTreeMap::new(), withheld: Vec::new() };
+    let mut recipients = Recipients { entitled: BTreeMap::new(), withheld: Vec::new(), unseen };
     let mut lists = Lists::of(txn, users.len(), &known)?;
     let any_blocked = !txn.list::<BlockedRecord>(&[])?.is_empty();
     for user_id in users {
@@ -458,6 +466,7 @@ fn new_session(
         device_generation: 0,
         member_generation: 0,
         retry_at: None,
+        unseen: Vec::new(),
     };
     let key = RoomKey { room_id: room_id.to_owned() };
     txn.put(&key, &record);
@@ -560,6 +569,9 @@ fn share(
     }
     messages.enqueue(txn, "m.room.encrypted")?;
     refusals.enqueue(txn, "m.room_key.withheld")?;
+    if !waiting && wait != Wait::NoMessage {
+        unseen::note(session, &recipients.unseen, live_index);
+    }
     session.retry_at = if waiting {
         // Whoever is waited for now may have been left out before: without a time it would look as if all were done.
         Some(session.retry_at.map_or(txn.cx.now, |at| at.min(txn.cx.now)))

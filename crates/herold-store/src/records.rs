@@ -550,8 +550,19 @@ pub struct OutboundSessionRecord {
     pub member_generation: u64,
     /// Devices were left out for now, to be tried again at this time.
     pub retry_at: Option<Timestamp>,
+    /// Members whose device lists could not be had when messages went out.
+    pub unseen: Vec<UnseenUser>,
 }
 record!(OutboundSessionRecord, RoomKey, OutboundSession);
+
+/// A member of whom there may be devices that are not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnseenUser {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The index of the first message that went out without them.
+    pub index: u32,
+}
 
 /// A session that is used for no further message, kept for those who were to have it. What each of them has
 /// been given, or has missed, is in its [`ShareRecord`].
@@ -563,6 +574,8 @@ pub struct RetiredSessionRecord {
     pub retired_at: Timestamp,
     /// There may be a device that is still to be given it.
     pub owed: bool,
+    /// Members whose device lists could not be had when its messages went out.
+    pub unseen: Vec<UnseenUser>,
 }
 record!(RetiredSessionRecord, RoomSessionKey, RetiredSession);
 

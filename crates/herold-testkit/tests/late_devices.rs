@@ -138,6 +138,30 @@ fn a_late_device_gets_a_replaced_session_from_where_it_missed_it_on() {
     clean(&world);
 }
 
+/// Behaviour 35: nobody here has ever seen a device of Bob's, and his server does not answer.
+#[test]
+fn devices_that_nobody_knew_of_get_what_was_sent_while_their_server_was_away() {
+    for replaced in [false, true] {
+        let mut world = World::new(9);
+        let (alice, bob) = (world.add_device("alice"), world.add_device("@bob:away.test"));
+        let room = world.make_room(&[alice, bob]);
+        world.server.fail_servers(vec!["away.test".to_owned()]);
+        let second = world.add_device("alice");
+        world.settle();
+        let sent = [world.send(second, &room, "one"), world.send(second, &room, "two")];
+        if replaced {
+            replace(&mut world, second, &room);
+        }
+        assert_eq!(unread(&mut world, bob, &room, &sent), 2);
+        assert_eq!(unread(&mut world, alice, &room, &sent), 0);
+        world.restart(second);
+        back(&mut world);
+        assert_eq!(unread(&mut world, bob, &room, &sent), 0, "replaced: {replaced}");
+        assert_eq!(owed(&world, second), 0);
+        clean(&world);
+    }
+}
+
 /// What was sent while a device was blocked is not for it; what was sent before is.
 #[test]
 fn what_was_withheld_from_a_late_device_stays_withheld() {

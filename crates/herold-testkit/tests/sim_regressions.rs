@@ -119,3 +119,45 @@ fn what_a_device_has_missed_is_not_forgotten_while_its_keys_are_asked_for_again(
     ];
     holds(4308, Profile::Faulty, &actions);
 }
+
+/// A user's server was away when a device that had never seen the user's devices sent a message: they were not given its
+/// key when it was back, unless there was another message.
+#[test]
+fn devices_that_were_not_known_get_what_was_sent_before_they_were() {
+    let actions = [
+        LogIn(33, false),
+        Send(0, 5),
+        Send(47, 51),
+        Send(19, 41),
+        Sync(20),
+        Pump(18),
+        Weather(3),
+        FarServer(false),
+        Send(14, 9),
+        Pass(33),
+        Sync(36),
+        Send(48, 28),
+        Sync(9),
+        LogIn(40, false),
+        Sync(14),
+        Send(52, 53),
+        FarServer(true),
+        Sync(47),
+        Pump(21),
+        Send(39, 56),
+        Sync(31),
+        Pump(10),
+        LosePower(35),
+        Pump(35),
+        Sync(9),
+        Send(13, 15),
+        Send(13, 59),
+        Pump(21),
+        Pump(9),
+        Send(58, 15),
+        Pass(17068),
+        Send(32, 9),
+        Pump(20),
+    ];
+    holds(40102, Profile::Faulty, &actions);
+}

@@ -57,6 +57,10 @@ fn keys() -> IdentityKeys {
     IdentityKeys { curve25519: curve(), ed25519: ed() }
 }
 
+fn unseen() -> Vec<UnseenUser> {
+    vec![UnseenUser { user_id: user(), index: 7 }]
+}
+
 fn secret(name: &str) -> SecretBytes {
     SecretBytes::new(format!("{name}-canary").into_bytes())
 }
@@ -182,9 +186,10 @@ samples! {
         device_generation: 12,
         member_generation: 13,
         retry_at: None,
+            unseen: unseen(),
     },
     RetiredSessionRecord: RoomSessionKey { room_id: room(), session_id: session() }
-        => RetiredSessionRecord { initial: secret("retired"), retired_at: at(16), owed: true },
+        => RetiredSessionRecord { initial: secret("retired"), retired_at: at(16), owed: true, unseen: unseen() },
     ShareRecord: ShareKey { session_id: session(), user_id: user(), device_id: device_id() }
         => ShareRecord {
             curve25519: curve(),
