@@ -21,6 +21,9 @@ pub enum MachineError {
     /// This user is not joined to the room.
     #[error("not joined to the room")]
     NotJoined,
+    /// This user has not left the room.
+    #[error("the room has not been left")]
+    NotLeft,
     /// The room's encryption algorithm is not supported: nothing is sent, least of all in the clear.
     #[error("the room's encryption algorithm is not supported")]
     UnsupportedAlgorithm,

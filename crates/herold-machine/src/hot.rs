@@ -165,6 +165,10 @@ impl Hot {
         Ok(&mut live.session)
     }
 
+    pub(crate) fn forget_outbound(&mut self, room_id: &RoomId) {
+        self.outbound.remove(room_id);
+    }
+
     /// The live outbound session that [`Hot::outbound`] has last looked at.
     pub(crate) fn live_outbound(&mut self, room_id: &RoomId) -> Option<&mut Outbound> {
         self.outbound.get_mut(room_id)

@@ -40,6 +40,7 @@ mod outgoing;
 mod own_identity;
 mod queue;
 mod request;
+mod retention;
 mod retired;
 mod room_keys;
 mod rooms;
@@ -64,6 +65,7 @@ pub use event::{AppEvent, AppEventRecord, ClearBody, DropReason, Notice, RoomEve
 pub use key_backup::{BackupStatus, Imported, RestoredKey, open_backup, open_entry};
 pub use machine::{DeviceView, Machine, UserDevices};
 pub use request::{Answer, Body, HttpRequest, Method, Outgoing, RequestId, percent_encode};
+pub use retention::{Forgotten, Retention, RetentionCursor};
 pub use sliding::SyncMode;
 pub use step::{Durable, Outputs, Pending, Step};
 pub use sync::SyncReport;

@@ -26,13 +26,14 @@ use ruma::{
 use serde_json::Value;
 
 use crate::{
-    Answer, AppEvent, AppEventRecord, BackupStatus, Context, HttpRequest, Imported, MachineError,
-    Outgoing, Pending, RestoredKey, RoomEvent, Step, SyncMode, SyncReport, ToDeviceRecipient,
-    VerificationAction, VerificationView, Workers, account, ahead, app_to_device, devices,
+    Answer, AppEvent, AppEventRecord, BackupStatus, Context, Forgotten, HttpRequest, Imported,
+    MachineError, Outgoing, Pending, RestoredKey, Retention, RetentionCursor, RoomEvent, Step,
+    SyncMode, SyncReport, ToDeviceRecipient, VerificationAction, VerificationView, Workers,
+    account, ahead, app_to_device, devices,
     hot::Hot,
     key_backup, olm, outgoing, own_identity, queue,
     request::RequestKind,
-    rooms, secrets, sliding, sync, timeline,
+    retention, rooms, secrets, sliding, sync, timeline,
     timeline::Origin,
     txn::{Left, Own, Txn},
     verification, view, wire,
@@ -456,6 +457,40 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let found = queue::retry(&mut txn, txn_id)?;
         self.end(txn, found)
+    }
+
+    /// Forgets what this says, as far as one step goes: a thousand rows are looked at. Replies what was forgotten, and
+    /// where the next step begins; none if that was all.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn apply_retention(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        retention: &Retention,
+        cursor: Option<&RetentionCursor>,
+    ) -> Result<Step<Pending, (Forgotten, Option<RetentionCursor>)>, MachineError> {
+        let plan = retention::plan(snapshot, cx.now, retention, cursor)?;
+        let mut txn = self.begin(snapshot, cx);
+        let reply = retention::carry_out(&mut txn, &mut self.hot, plan)?;
+        self.end(txn, reply)
+    }
+
+    /// Forgets everything about a room that was left: its keys, events and members. Replies how much that was.
+    ///
+    /// # Errors
+    /// [`MachineError::UnknownRoom`], [`MachineError::NotLeft`] while this user is joined, invited or has knocked, or those
+    /// of the store.
+    pub fn forget_room(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+    ) -> Result<Step<Pending, Forgotten>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let forgotten = retention::forget_room(&mut txn, &mut self.hot, room_id)?;
+        self.end(txn, forgotten)
     }
 
     /// The app has taken all events up to this number: they are forgotten.
@@ -1077,6 +1112,21 @@ impl Machine {
 
 /// Getters: what is known.
 impl Machine {
+    /// What [`Machine::apply_retention`] would forget in its next step, and where the one after begins.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn preview_retention(
+        &self,
+        snapshot: &dyn Snapshot,
+        now: Timestamp,
+        retention: &Retention,
+        cursor: Option<&RetentionCursor>,
+    ) -> Result<(Forgotten, Option<RetentionCursor>), MachineError> {
+        let plan = retention::plan(snapshot, now, retention, cursor)?;
+        Ok((plan.forgotten, plan.next))
+    }
+
     /// An event as an app may show it.
     ///
     /// # Errors

@@ -210,6 +210,7 @@ impl From<MachineError> for ClientError {
             MachineError::AccountExists => Self::AlreadyLoggedIn,
             MachineError::UnknownRoom => Self::UnknownRoom,
             MachineError::NotJoined => Self::NotJoined,
+            MachineError::NotLeft => Self::InvalidInput("the room has not been left"),
             MachineError::UnsupportedAlgorithm => {
                 Self::Unsupported("the room's encryption algorithm")
             }

@@ -55,6 +55,7 @@ mod pace;
 mod pump;
 mod receive;
 mod recovery;
+mod retention;
 mod rooms;
 mod secret_storage;
 mod send;
@@ -85,10 +86,10 @@ pub use herold_crypto::{
     RecoveryKeyError, SecretBytes, SecretStorageError, SecretString, SessionId,
 };
 pub use herold_machine::{
-    Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, HttpRequest, Imported,
-    MachineError, Method, Notice, Outgoing, Piece, RoomEvent, SyncMode, SyncReport,
-    ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction,
-    VerificationView, Workers,
+    Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten,
+    HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece, Retention,
+    RetentionCursor, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome, ToDeviceRecipient,
+    ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView, Workers,
 };
 pub use herold_store::{
     MemoryStore, Store, StoreError,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use herold_machine::{HttpRequest, Machine, Method};
+use herold_machine::{Forgotten, HttpRequest, Machine, MachineError, Method};
 use herold_store::records::{HistoryVisibility, MemberRecord, Membership, RoomRecord};
 use herold_trust::MEGOLM;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
@@ -146,15 +146,26 @@ impl Client {
         self.change_membership(room, &user, "leave", json!({}), Membership::Leave).await
     }
 
-    /// Forgets a room that was left, on the homeserver.
+    /// Forgets a room that was left: on the homeserver, which then no longer lists it, and here, with its keys, events
+    /// and members. What was forgotten here is gone for good.
     ///
     /// # Errors
-    /// [`ClientError::Matrix`], [`ClientError::Transport`].
-    pub async fn forget(&self, room: &RoomId) -> Result<(), ClientError> {
+    /// [`ClientError::UnknownRoom`]; [`ClientError::InvalidInput`] if it was not left; [`ClientError::Matrix`],
+    /// [`ClientError::Transport`]: then nothing was forgotten here.
+    pub async fn forget(&self, room: &RoomId) -> Result<Forgotten, ClientError> {
+        let known = self.session().read(|machine, snapshot| machine.room(snapshot, room))?;
+        let known = known.ok_or(ClientError::UnknownRoom)?;
+        if !matches!(known.membership, Membership::Leave | Membership::Ban) {
+            return Err(MachineError::NotLeft.into());
+        }
         let request =
             HttpRequest::new(Method::Post, ROOMS, &[room.as_str(), "forget"]).json("{}".to_owned());
-        let session = self.session().clone();
-        detached(async move { session.call(request, Retry::Always).await.map(drop) }).await
+        let (session, room) = (self.session().clone(), room.to_owned());
+        detached(async move {
+            session.call(request, Retry::Always).await?;
+            session.step(|machine, snapshot, cx| machine.forget_room(snapshot, cx, &room))
+        })
+        .await
     }
 
     /// Invites a user. From then on messages go to the user's devices, where the room's history
