@@ -12,6 +12,8 @@ pub(crate) struct Figures {
     pub(crate) peak: f64,
     /// Bytes written a thing.
     pub(crate) written: f64,
+    /// What the store took on the medium, in bytes, where that is looked at.
+    pub(crate) disk: Option<f64>,
 }
 
 impl Figures {
@@ -25,6 +27,7 @@ impl Figures {
         self.nanoseconds.sort_by(f64::total_cmp);
         self.peak = self.peak.max(number("peak")?);
         self.written = number("written")?;
+        self.disk = report["disk"].as_f64();
         Ok(())
     }
 

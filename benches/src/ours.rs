@@ -1,14 +1,17 @@
 //! Herold's side: the engine on its SQLCipher store, driven as the client drives it.
 
-use std::{path::Path, sync::Arc};
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use bench_work::{Directory, ROOM, Shared, Side};
 use herold::{
-    Answer, Body, Engine, OsEntropy, Outgoing, Policy, Recipients, RoomId, SqliteStore, StoreKey,
-    StoreOptions, SystemClock, Threads, UserId,
+    Answer, Body, Engine, OsEntropy, Outgoing, OwnedRoomId, Policy, Recipients, RoomId,
+    SqliteStore, StoreKey, StoreOptions, SystemClock, Threads, UserId,
 };
+use herold_crypto::ExportedSession;
+use herold_machine::RestoredKey;
 use herold_store::{SnapshotExt as _, records::InboundSessionRecord};
-use serde_json::{Value, json};
+use herold_trust::KeySource;
+use serde_json::{Value, json, value::RawValue};
 
 /// Both sides' stores are encrypted with a key of the host's.
 const STORE_KEY: [u8; 32] = [7; 32];
@@ -181,7 +184,40 @@ impl Side for Herold {
         let keys = keys.expect("the keys can be listed");
         keys.iter().filter(|(_, record)| record.sender_key != own).count()
     }
+
+    fn import(&mut self, export: &[u8]) {
+        let entries: Vec<&RawValue> = serde_json::from_slice(export).expect("an export");
+        for page in entries.chunks(IMPORTED_AT_ONCE) {
+            let keys = page
+                .iter()
+                .map(|entry| {
+                    let entry = ExportedSession::parse(entry.get().as_bytes()).expect("a room key");
+                    RestoredKey {
+                        room_id: OwnedRoomId::try_from(entry.room_id).expect("a room id"),
+                        session_id: entry.session_id,
+                        data: entry.data,
+                    }
+                })
+                .collect();
+            self.engine
+                .step(|machine, snapshot, cx| {
+                    machine.import_room_keys(snapshot, cx, keys, KeySource::Imported)
+                })
+                .expect("the keys are taken");
+        }
+    }
+
+    fn use_one_core(&mut self) {
+        self.engine.set_workers(Arc::new(Threads::new(NonZeroUsize::MIN)));
+    }
+
+    fn close(self) {
+        drop(self.engine);
+    }
 }
+
+/// As the client does with a key file.
+const IMPORTED_AT_ONCE: usize = 500;
 
 impl Herold {
     fn take(&mut self, response: &[u8]) {

@@ -10,7 +10,13 @@ const ASKED: &[(&str, Option<f64>, Option<f64>)] = &[
     ("encrypt/1", Some(5.0), Some(3.0)),
     ("encrypt/1000", Some(20.0), Some(3.0)),
     ("decrypt", Some(3.0), Some(1.5)),
+    ("encrypt/3000", Some(50.0), None),
     ("sync/500", Some(5.0), None),
+    ("backlog/10000", Some(7.0), None),
+    ("backlog1/10000", Some(4.0), None),
+    ("share/10000", Some(5.0), None),
+    ("import/100000", Some(5.0), None),
+    ("open/100000", Some(3.0), None),
 ];
 
 /// Where the table stands in the file.
@@ -20,9 +26,9 @@ const END: &str = "<!-- end of figures -->";
 /// The table, as Markdown.
 pub(crate) fn print(figures: &[(&str, [Figures; 3])]) -> String {
     let mut lines = vec![
-        "| work | Herold | opponent | ratio | vodozemac alone | ratio | memory | written |"
+        "| work | Herold | opponent | ratio | vodozemac alone | ratio | memory | written | on disk |"
             .to_owned(),
-        "| --- | --- | --- | --- | --- | --- | --- | --- |".to_owned(),
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |".to_owned(),
     ];
     for (work, [ours, opponent, alone]) in figures {
         let asked = ASKED.iter().find(|(name, ..)| name == work);
@@ -32,7 +38,7 @@ pub(crate) fn print(figures: &[(&str, [Figures; 3])]) -> String {
             note(asked.and_then(|asked| asked.1), |least| faster >= least, "at least");
         let over_note = note(asked.and_then(|asked| asked.2), |most| over <= most, "at most");
         lines.push(format!(
-            "| {work} | {} | {} | **{faster:.1}**{faster_note} | {} | {over:.2}{over_note} | {} : {} | {} : {} |",
+            "| {work} | {} | {} | **{faster:.1}**{faster_note} | {} | {over:.2}{over_note} | {} : {} | {} : {} | {} |",
             time(ours),
             time(opponent),
             time(alone),
@@ -40,6 +46,10 @@ pub(crate) fn print(figures: &[(&str, [Figures; 3])]) -> String {
             size(opponent.peak),
             size(ours.written),
             size(opponent.written),
+            match (ours.disk, opponent.disk) {
+                (Some(ours), Some(opponent)) => format!("{} : {}", size(ours), size(opponent)),
+                _ => String::new(),
+            },
         ));
     }
     lines.join("\n")

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, mem::ManuallyDrop, path::Path};
 
 use bench_work::{Directory, ROOM, Shared, Side};
+use matrix_sdk_crypto::olm::ExportedRoomKey;
 use matrix_sdk_crypto::{
     CollectStrategy, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine,
     TrustRequirement, types::events::room::encrypted::EncryptedEvent,
@@ -203,6 +204,22 @@ impl Side for Opponent {
                 self.machine.store().export_room_keys(|session| session.sender_key() != own);
             exported.await.expect("the keys can be listed").len()
         })
+    }
+
+    fn import(&mut self, export: &[u8]) {
+        let keys: Vec<ExportedRoomKey> = serde_json::from_slice(export).expect("an export");
+        self.runtime
+            .block_on(self.machine.store().import_exported_room_keys(keys, |_, _| ()))
+            .expect("the keys are taken");
+    }
+
+    fn use_one_core(&mut self) {
+        // It decrypts one event after the other; only its store has a thread of its own.
+    }
+
+    fn close(self) {
+        // What it leaves in the log is there for the next process.
+        std::mem::forget(self);
     }
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use vodozemac::{
-    megolm::{GroupSession, InboundGroupSession, MegolmMessage, SessionKey},
+    megolm::{ExportedSessionKey, GroupSession, InboundGroupSession, MegolmMessage, SessionKey},
     olm::{Account, OlmMessage, Session, SessionConfig},
 };
 
 use crate::{
-    measure::{measure, timed},
+    measure::{Effort, measure, measure_once, timed},
     side::{ROOM, TEXT},
     works::{BATCH, KEY_SENDERS, KEYS, effort},
 };
@@ -25,19 +25,41 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
             let mut session = GroupSession::new(Default::default());
             measure(&folder, &effort, 1, || timed(|| session.encrypt(payload(1)).to_base64()).0)
         }
-        "decrypt" => measure(&folder, &effort, BATCH as u64, || {
-            let mut writer = GroupSession::new(Default::default());
-            let mut reader = InboundGroupSession::new(&writer.session_key(), Default::default());
-            let messages: Vec<String> =
-                (0..BATCH).map(|n| writer.encrypt(payload(n)).to_base64()).collect();
-            timed(|| {
-                for message in &messages {
-                    let message = MegolmMessage::from_base64(message).expect("a message");
-                    std::hint::black_box(reader.decrypt(&message).expect("it decrypts"));
-                }
+        "import" => {
+            let keys: Vec<String> = (0..size)
+                .map(|_| {
+                    let writer = GroupSession::new(Default::default());
+                    let session =
+                        InboundGroupSession::new(&writer.session_key(), Default::default());
+                    session.export_at_first_known_index().to_base64()
+                })
+                .collect();
+            measure_once(size as u64, || {
+                timed(|| {
+                    for key in &keys {
+                        let key = ExportedSessionKey::from_base64(key).expect("a key");
+                        std::hint::black_box(InboundGroupSession::import(&key, Default::default()));
+                    }
+                })
+                .0
             })
-            .0
-        }),
+        }
+        "decrypt" | "backlog" | "backlog1" | "open" => {
+            measure(&folder, &Effort::Samples { samples: 10, seconds: 3 }, BATCH as u64, || {
+                let mut writer = GroupSession::new(Default::default());
+                let mut reader =
+                    InboundGroupSession::new(&writer.session_key(), Default::default());
+                let messages: Vec<String> =
+                    (0..BATCH).map(|n| writer.encrypt(payload(n)).to_base64()).collect();
+                timed(|| {
+                    for message in &messages {
+                        let message = MegolmMessage::from_base64(message).expect("a message");
+                        std::hint::black_box(reader.decrypt(&message).expect("it decrypts"));
+                    }
+                })
+                .0
+            })
+        }
         "share" => {
             let mut channels: Vec<(Session, Session)> = (0..size).map(|_| channel()).collect();
             measure(&folder, &effort, 1, || {

@@ -99,6 +99,31 @@ pub fn measure(folder: &Path, effort: &Effort, per: u64, mut once: impl FnMut() 
     })
 }
 
+/// Measures the only call there can be.
+pub fn measure_once(per: u64, once: impl FnOnce() -> Cost) -> Value {
+    forget_peak();
+    let cost = once();
+    json!({
+        "nanoseconds": [cost.time.as_nanos() as f64 / per as f64],
+        "calls": 1,
+        "cpu": cost.cpu.as_nanos() as f64 / per as f64,
+        "written": cost.written as f64 / per as f64,
+        "peak": peak(),
+    })
+}
+
+impl Cost {
+    /// As a report of its own.
+    pub fn report(&self) -> Value {
+        json!({
+            "time": self.time.as_nanos() as f64,
+            "cpu": self.cpu.as_nanos() as f64,
+            "written": self.written,
+            "peak": peak(),
+        })
+    }
+}
+
 /// What it costs.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (Cost, T) {
     let written = bytes_written();

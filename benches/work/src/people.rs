@@ -198,6 +198,55 @@ impl People {
         })
     }
 
+    /// The to-device events of so many sessions of all people in turn, and so many messages of each, mixed as in a room
+    /// where everybody talks.
+    pub fn backlog(&mut self, sessions: usize, messages: usize) -> (Vec<Value>, Vec<Value>) {
+        let peers = self.peers.len();
+        let mut groups = Vec::new();
+        let mut keys = Vec::new();
+        for n in 0..sessions {
+            let group = GroupSession::new(Default::default());
+            keys.push(self.room_key_of(n % peers, &group));
+            groups.push((n % peers, group));
+        }
+        let mut events = Vec::new();
+        for _ in 0..messages {
+            for (peer, group) in &mut groups {
+                self.counter += 1;
+                events.push(self.peers[*peer].message_of(group, self.counter));
+            }
+        }
+        (keys, events)
+    }
+
+    /// So many room keys in the export format. The last one is of the first peer's session from now on.
+    pub fn export(&mut self, count: usize) -> Vec<u8> {
+        let peer = &mut self.peers[0];
+        let mut text = String::from("[");
+        for n in 0..count {
+            let group = GroupSession::new(Default::default());
+            let session = InboundGroupSession::new(&group.session_key(), Default::default());
+            let key = json!({
+                "algorithm": "m.megolm.v1.aes-sha2",
+                "forwarding_curve25519_key_chain": [],
+                "room_id": ROOM,
+                "sender_key": peer.curve25519.to_base64(),
+                "sender_claimed_keys": { "ed25519": peer.ed25519 },
+                "session_id": group.session_id(),
+                "session_key": session.export_at_first_known_index().to_base64(),
+            });
+            if n > 0 {
+                text.push(',');
+            }
+            text.push_str(&key.to_string());
+            if n + 1 == count {
+                peer.group = Some(Box::new(group));
+            }
+        }
+        text.push(']');
+        text.into_bytes()
+    }
+
     /// `count` encrypted room events of one peer's session, as a server delivers them.
     pub fn messages(&mut self, peer: usize, count: usize) -> Vec<Value> {
         (0..count)
@@ -339,12 +388,18 @@ impl Peer {
     }
 
     fn message(&mut self, counter: u64) -> Value {
+        let mut group = self.group.take().expect("it has given its room key");
+        let message = self.message_of(&mut group, counter);
+        self.group = Some(group);
+        message
+    }
+
+    fn message_of(&self, group: &mut GroupSession, counter: u64) -> Value {
         let payload = json!({
             "type": "m.room.message",
             "room_id": ROOM,
             "content": { "msgtype": "m.text", "body": format!("{TEXT} {counter}") },
         });
-        let group = self.group.as_mut().expect("it has given its room key");
         let ciphertext = group.encrypt(payload.to_string());
         json!({
             "type": "m.room.encrypted",

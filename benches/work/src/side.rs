@@ -57,6 +57,13 @@ pub trait Side: Sized {
     fn sync(&mut self, response: &Self::Response);
     /// How many room keys of others it has; not timed.
     fn room_keys(&mut self) -> usize;
+    /// Takes the room keys out of an export (Matrix specification, "Key export format"): the JSON text that is encrypted
+    /// in a key file; timed.
+    fn import(&mut self, export: &[u8]);
+    /// From now on one processor must do.
+    fn use_one_core(&mut self);
+    /// Lets go of the store.
+    fn close(self);
 }
 
 /// The program of a side: `SIDE measure WORK FOLDER REPORT`, or a part of the exchange.
@@ -66,6 +73,7 @@ pub fn main<S: Side>() {
     let report = match arguments.as_slice() {
         ["measure", work, folder, _] => works::run::<S>(work, Path::new(folder)),
         ["alone", work, folder, _] => alone::run(work, Path::new(folder)),
+        ["cold", store, event, _] => works::cold::<S>(Path::new(store), Path::new(event)),
         ["introduce", user, folder, _] => exchange::introduce::<S>(user, Path::new(folder)),
         ["talk", user, folder, other, _] => {
             exchange::talk::<S>(user, Path::new(folder), &read(other))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Directory as _, People, Side,
-    measure::{Effort, measure, timed},
+    measure::{Effort, measure, measure_once, timed},
     side::{DEVICE, TEXT, USER},
 };
 
@@ -17,6 +17,13 @@ pub(crate) const KEYS: usize = 500;
 /// Devices they come from.
 pub(crate) const KEY_SENDERS: usize = 50;
 
+/// Sessions of a backlog.
+const BACKLOG_SESSIONS: usize = 200;
+/// Events of a backlog that are taken at once.
+const BACKLOG_PAGE: usize = 500;
+/// Cold processes that open the same store.
+const COLD_STARTS: usize = 10;
+
 /// As many messages are encrypted with one session.
 const LIFE: usize = 5000;
 
@@ -24,20 +31,26 @@ const LIFE: usize = 5000;
 pub const WORKS: &[&str] = &[
     "encrypt/1",
     "encrypt/1000",
+    "encrypt/3000",
     "send/1",
     "send/1000",
     "decrypt",
     "sync/500",
+    "backlog/10000",
+    "backlog1/10000",
     "share/1",
     "share/100",
     "share/1000",
     "members/50",
     "share/10000",
     "members/50000",
+    "import/100000",
+    "open/100000",
 ];
 
 /// Works of which one turn is enough: no two calls of the same program differ by much beside what they take.
-pub const LARGE: &[&str] = &["share/10000", "members/50000"];
+pub const LARGE: &[&str] =
+    &["encrypt/3000", "share/10000", "members/50000", "import/100000", "open/100000"];
 
 /// How long each is measured in one turn.
 pub(crate) fn effort(work: &str) -> Effort {
@@ -45,6 +58,9 @@ pub(crate) fn effort(work: &str) -> Effort {
         "share/1000" | "sync/500" => Effort::Samples { samples: 10, seconds: 2 },
         "decrypt" => Effort::Samples { samples: 10, seconds: 3 },
         "share/10000" => Effort::Calls(3),
+        "backlog/10000" | "backlog1/10000" => Effort::Calls(2),
+        // The first call is the measured one: the second would find the keys there.
+        "import/100000" => Effort::Calls(1),
         // The opponent looks at each member for each message.
         "members/50000" => Effort::Calls(10),
         _ => Effort::Samples { samples: 20, seconds: 2 },
@@ -56,8 +72,8 @@ pub(crate) fn run<S: Side>(work: &str, folder: &Path) -> Value {
     let (kind, size) = work.split_once('/').unwrap_or((work, "1"));
     let size: usize = size.parse().expect("a number");
     let devices = match kind {
-        "decrypt" | "members" => 1,
-        "sync" => KEY_SENDERS,
+        "decrypt" | "members" | "import" | "open" => 1,
+        "sync" | "backlog" | "backlog1" => KEY_SENDERS,
         _ => size,
     };
     let mut people = People::new(devices);
@@ -87,6 +103,13 @@ pub(crate) fn run<S: Side>(work: &str, folder: &Path) -> Value {
         "decrypt" => decrypt(&mut side, &mut people, &criterion, &effort),
         "share" => share(&mut side, &mut people, &criterion, &effort),
         "sync" => sync(&mut side, &mut people, &criterion, &effort),
+        "backlog" => backlog(&mut side, &mut people, &criterion, &effort, size),
+        "backlog1" => {
+            side.use_one_core();
+            backlog(&mut side, &mut people, &criterion, &effort, size)
+        }
+        "import" => import(&mut side, &mut people, folder, size),
+        "open" => open(side, &mut people, folder, size),
         _ => panic!("not a work: {work}"),
     }
 }
@@ -168,6 +191,93 @@ fn sync<S: Side>(side: &mut S, people: &mut People, criterion: &Path, effort: &E
         cost
     });
     report["users"] = json!(people.users().len());
+    report
+}
+
+/// Events of many sessions that have piled up, their keys known.
+fn backlog<S: Side>(
+    side: &mut S,
+    people: &mut People,
+    criterion: &Path,
+    effort: &Effort,
+    events: usize,
+) -> Value {
+    measure(criterion, effort, events as u64, || {
+        let (keys, events) = people.backlog(BACKLOG_SESSIONS, events / BACKLOG_SESSIONS);
+        let response = side.response(&keys);
+        side.sync(&response);
+        let pages: Vec<S::Batch> = events.chunks(BACKLOG_PAGE).map(S::batch).collect();
+        let (cost, ()) = timed(|| {
+            for page in &pages {
+                side.decrypt(page);
+            }
+        });
+        let last = pages.last().expect("a page");
+        assert_eq!(side.texts(last).len(), BACKLOG_PAGE, "each message was decrypted");
+        cost
+    })
+}
+
+/// Room keys out of an export.
+fn import<S: Side>(side: &mut S, people: &mut People, folder: &Path, keys: usize) -> Value {
+    let known = side.room_keys();
+    let export = people.export(keys);
+    let report = measure_once(keys as u64, || timed(|| side.import(&export)).0);
+    assert_eq!(side.room_keys(), known + keys, "each key was taken");
+    with_disk(report, folder)
+}
+
+/// A process that has just begun opens the store, with so many room keys in it, and decrypts one event.
+fn open<S: Side>(mut side: S, people: &mut People, folder: &Path, keys: usize) -> Value {
+    let export = people.export(keys);
+    side.import(&export);
+    drop(export);
+    side.close();
+    let program = std::env::current_exe().expect("this program");
+    let mut reports = Vec::new();
+    for number in 0..COLD_STARTS {
+        let event = folder.join(format!("event{number}.json"));
+        let text = Value::Array(people.messages(0, 1)).to_string();
+        std::fs::write(&event, text).expect("the folder can be written to");
+        let report = folder.join(format!("cold{number}.json"));
+        let status = std::process::Command::new(&program)
+            .arg("cold")
+            .args([&folder.join("store"), &event, &report])
+            .status()
+            .expect("it can be started");
+        assert!(status.success(), "the message was decrypted");
+        reports.push(parse(&std::fs::read_to_string(report).expect("a report")));
+    }
+    let number = |report: &Value, name: &str| report[name].as_f64().expect("a number");
+    let mean = |name| reports.iter().map(|report| number(report, name)).sum::<f64>() / 10.0;
+    let report = json!({
+        "nanoseconds": reports.iter().map(|report| number(report, "time")).collect::<Vec<_>>(),
+        "calls": COLD_STARTS,
+        "cpu": mean("cpu"),
+        "written": mean("written"),
+        "peak": reports.iter().map(|report| number(report, "peak")).fold(0.0, f64::max),
+    });
+    with_disk(report, folder)
+}
+
+/// What the cold process of [`open`] does.
+pub(crate) fn cold<S: Side>(store: &Path, event: &Path) -> Value {
+    let events = parse(&std::fs::read_to_string(event).expect("the file can be read"));
+    let batch = S::batch(events.as_array().expect("a list"));
+    let (cost, mut side) = timed(|| {
+        let mut side = S::open(store, USER, DEVICE);
+        side.decrypt(&batch);
+        side
+    });
+    assert_eq!(side.texts(&batch).len(), 1);
+    cost.report()
+}
+
+/// What the store takes on the medium, beside the report.
+fn with_disk(mut report: Value, folder: &Path) -> Value {
+    let files = std::fs::read_dir(folder.join("store")).expect("the store is a folder");
+    let sizes = files.map(|file| file.and_then(|file| file.metadata()).expect("a file").len());
+    report["disk"] = json!(sizes.sum::<u64>());
     report
 }
 
