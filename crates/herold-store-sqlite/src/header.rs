@@ -97,6 +97,14 @@ pub(crate) fn unseal(bytes: &[u8], key: &StoreKey) -> Result<DataKey, StoreError
     Ok(keys.pad(&fields.sealed))
 }
 
+/// Checks that the key file `bytes` is undamaged.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] or [`StoreError::TooNew`].
+pub(crate) fn check(bytes: &[u8]) -> Result<(), StoreError> {
+    Fields::parse(bytes).map(drop)
+}
+
 /// A key file's content, undamaged.
 struct Fields<'a> {
     checked: &'a [u8],

@@ -9,6 +9,7 @@
 //! | `herold.salt` | how the store key opens the store: salt, passphrase cost, key check, wrapped data key |
 //! | `herold.mark` | how much the write-ahead log has to hold at least |
 //! | `herold.lock` | the process lock, and who holds it |
+//! | `herold.turn` | the turnstile of those who wait for a shared store; empty |
 //!
 //! Invariants beyond the contract's:
 //!
@@ -20,6 +21,9 @@
 //!   back in time without a word, and a ratchet that goes back in time encrypts two messages with one
 //!   key. `herold.mark` says what has to be there. What no file can show is the whole directory put back
 //!   to an earlier day.
+//! - **Shared, one at a time.** With [`StoreOptions::shared`] processes take turns:
+//!   [`suspend`](herold_store::Store::suspend) lets go of every lock, [`resume`](herold_store::Store::resume) takes them
+//!   again and tells which rows others have changed.
 //! - **Nothing in clear.** Row keys and values are in encrypted pages only; temporary tables stay in
 //!   memory; error texts and `Debug` output hold neither keys nor rows.
 
@@ -30,6 +34,7 @@ mod error;
 mod files;
 mod header;
 mod inspect;
+mod journal;
 mod key;
 mod lock;
 mod mark;
@@ -37,6 +42,7 @@ mod open;
 mod read;
 mod resident;
 mod schema;
+mod share;
 mod wal;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use herold_store::StoreError;
@@ -20,10 +20,13 @@ use crate::{
     error::{from_io, from_sqlite},
     files::{Files, Presence, private},
     header::{self, DataKey},
+    journal,
     lock::ProcessLock,
     mark::Mark,
     resident::Resident,
-    schema, wal,
+    schema,
+    share::Seen,
+    wal::{self, LogState},
 };
 
 /// Bytes of a page of the database: less than one is no database.
@@ -34,12 +37,26 @@ const PAGE: u64 = 4096;
 /// Reads and commits are synchronous; a commit of [`Durability::Full`](herold_store::Durability::Full)
 /// waits for the medium. The store can be sent to another thread, not shared between threads.
 ///
+/// It can be let go of and taken again ([`Store::suspend`](herold_store::Store::suspend)); the database's key stays in
+/// memory meanwhile, as it does while the store is open.
+///
 /// Dropping it closes it as [`SqliteStore::close`] does, but cannot say whether that went well.
 pub struct SqliteStore {
+    /// `None` while it is let go of.
+    pub(crate) held: Option<Held>,
+    pub(crate) files: Files,
+    pub(crate) data_key: DataKey,
+    pub(crate) options: StoreOptions,
+    pub(crate) resident: Resident,
+    /// What the store was like when it was let go of.
+    pub(crate) seen: Seen,
+}
+
+/// What there is while the store is held.
+pub(crate) struct Held {
     // In this order: the connection has to be gone before the lock is.
     pub(crate) connection: Connection,
     pub(crate) mark: Mark,
-    pub(crate) files: Files,
     /// Frames in the log after the last commit, as SQLite reports them.
     pub(crate) frames: Arc<AtomicU32>,
     /// The mark demands this filling of the log.
@@ -52,11 +69,13 @@ pub struct SqliteStore {
     pub(crate) wiping: Option<bool>,
     /// A failed commit could not be taken back: no more reads, no more commits.
     pub(crate) broken: bool,
-    pub(crate) checkpoint_pages: u32,
-    pub(crate) resident: Resident,
+    /// The number of the journal's last entry.
+    pub(crate) journal: Option<i64>,
+    /// The journal has nothing in it, or says all.
+    pub(crate) journal_is_right: bool,
     #[cfg(test)]
     pub(crate) fail_after: Option<usize>,
-    _lock: ProcessLock,
+    pub(crate) lock: ProcessLock,
 }
 
 impl SqliteStore {
@@ -79,19 +98,14 @@ impl SqliteStore {
         if files.presence()? == Presence::Nothing {
             return Err(StoreError::NotFound);
         }
-        let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
-        match files.presence()? {
-            Presence::Nothing => return Err(StoreError::NotFound),
-            Presence::Broken(what) => return Err(StoreError::Corrupt(what.to_owned())),
-            Presence::Unnamed | Presence::Whole => {}
-        }
-        let header = std::fs::read(files.header())
-            .map_err(|error| from_io(&error, "reading the key file"))?;
+        let end = Instant::now() + options.patience;
+        let lock = take_lock(&files, options, end)?;
+        let header = read_header(&files)?;
         let data_key = header::unseal(&header, key)?;
         if files.presence()? == Presence::Unnamed {
             files.name_database()?;
         }
-        Self::open_locked(files, lock, &data_key, options)
+        Self::open_locked(files, lock, data_key, options, end)
     }
 
     /// Makes an empty store in the directory `path`, which is made too if it is not there.
@@ -112,7 +126,8 @@ impl SqliteStore {
             return Err(StoreError::Exists);
         }
         files.make_directory()?;
-        let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
+        let end = Instant::now() + options.patience;
+        let lock = take_lock(&files, options, end)?;
         if files.presence()? != Presence::Nothing {
             return Err(StoreError::Exists);
         }
@@ -124,7 +139,7 @@ impl SqliteStore {
         // From here on it is a store: all of its parts are on the medium.
         files.replace_header(&header)?;
         files.name_database()?;
-        Self::open_locked(files, lock, &data_key, options)
+        Self::open_locked(files, lock, data_key, options, end)
     }
 
     /// Opens the store in the directory `path`, or makes one if there is none at all. A store that is
@@ -151,51 +166,27 @@ impl SqliteStore {
     fn open_locked(
         files: Files,
         lock: ProcessLock,
-        data_key: &DataKey,
+        data_key: DataKey,
         options: &StoreOptions,
+        end: Instant,
     ) -> Result<Self, StoreError> {
-        let (mark, demand) = Mark::open(&files.mark())?;
-        let log = wal::read(&files.log()).map_err(|error| from_io(&error, "reading the log"))?;
-        if !demand.is_met_by(log.as_ref()) {
-            // SQLite would open the store as it was some commits ago.
-            return Err(StoreError::Corrupt(
-                "committed changes are missing from the log".to_owned(),
-            ));
-        }
-        let no_log = std::fs::metadata(files.log()).map_or(true, |log| log.len() == 0);
-        let database = std::fs::metadata(files.database());
-        if database.map_err(|error| from_io(&error, "looking at the database"))?.len() < PAGE {
-            // SQLite would take it for a new one, and begin to write it.
-            return Err(StoreError::Corrupt("the database is cut".to_owned()));
-        }
-        let frames = Arc::new(AtomicU32::new(log.map_or(0, |log| log.frames)));
-        let mut connection = connect(&files.database(), data_key, options)?;
-        let doing = "opening the database";
-        let seen = Arc::clone(&frames);
-        connection
-            .wal_hook(Some(move |_: &mut Wal, pages| {
-                seen.store(u32::try_from(pages).unwrap_or(u32::MAX), Ordering::Relaxed);
-                Ok(())
-            }))
-            .map_err(|error| from_sqlite(&error, doing))?;
-        schema::migrate(&mut connection)?;
-        let log_is_empty = no_log && frames.load(Ordering::Relaxed) == 0;
+        let (held, _) = Held::open(&files, lock, &data_key, options, end)?;
         Ok(Self {
-            connection,
-            mark,
+            held: Some(held),
             files,
-            frames,
-            marked: false,
-            log_is_empty,
-            synchronous: None,
-            wiping: None,
-            broken: false,
-            checkpoint_pages: options.checkpoint_pages,
+            data_key,
+            options: options.clone(),
             resident: Resident::default(),
-            #[cfg(test)]
-            fail_after: None,
-            _lock: lock,
+            seen: Seen::default(),
         })
+    }
+
+    /// What there is while the store is held.
+    ///
+    /// # Errors
+    /// [`StoreError::Suspended`].
+    pub(crate) fn held(&self) -> Result<&Held, StoreError> {
+        self.held.as_ref().ok_or(StoreError::Suspended)
     }
 
     /// Moves everything into the database file, and lets go of the store.
@@ -204,7 +195,7 @@ impl SqliteStore {
     /// [`StoreError::Io`] if it could not all be moved. Nothing is lost: the rest is in the log, and the
     /// next opening takes it from there.
     pub fn close(mut self) -> Result<(), StoreError> {
-        self.checkpoint()
+        if self.held.is_some() { self.checkpoint() } else { Ok(()) }
     }
 
     /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
@@ -229,7 +220,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        // What fails here is in the log still.
+        // What fails here is in the log still; a store that was let go of is others' affair.
         let _ = self.checkpoint();
     }
 }
@@ -238,6 +229,99 @@ impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SqliteStore(..)")
     }
+}
+
+impl Held {
+    /// Opens the store that `lock` was taken of; waits until `end` if it is shared. Answers with what the log was found
+    /// to hold.
+    pub(crate) fn open(
+        files: &Files,
+        lock: ProcessLock,
+        data_key: &DataKey,
+        options: &StoreOptions,
+        end: Instant,
+    ) -> Result<(Self, Option<LogState>), StoreError> {
+        let (mark, demand) = Mark::open(&files.mark())?;
+        let log = wal::read(&files.log()).map_err(|error| from_io(&error, "reading the log"))?;
+        if !demand.is_met_by(log.as_ref()) {
+            // SQLite would open the store as it was some commits ago.
+            return Err(StoreError::Corrupt(
+                "committed changes are missing from the log".to_owned(),
+            ));
+        }
+        let no_log = std::fs::metadata(files.log()).map_or(true, |log| log.len() == 0);
+        let database = std::fs::metadata(files.database());
+        if database.map_err(|error| from_io(&error, "looking at the database"))?.len() < PAGE {
+            // SQLite would take it for a new one, and begin to write it.
+            return Err(StoreError::Corrupt("the database is cut".to_owned()));
+        }
+        let frames = Arc::new(AtomicU32::new(log.as_ref().map_or(0, |log| log.frames)));
+        let mut connection = loop {
+            match connect(&files.database(), data_key, options) {
+                // The system takes a dead holder's locks away one after the other.
+                Err(StoreError::Locked { .. }) if options.shared && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                connected => break connected?,
+            }
+        };
+        let doing = "opening the database";
+        let seen = Arc::clone(&frames);
+        connection
+            .wal_hook(Some(move |_: &mut Wal, pages| {
+                seen.store(u32::try_from(pages).unwrap_or(u32::MAX), Ordering::Relaxed);
+                Ok(())
+            }))
+            .map_err(|error| from_sqlite(&error, doing))?;
+        schema::migrate(&mut connection)?;
+        let journal = if options.shared { journal::last(&connection)? } else { None };
+        let held = Self {
+            log_is_empty: no_log && frames.load(Ordering::Relaxed) == 0,
+            marked: demand.asks_for(log.as_ref()),
+            connection,
+            mark,
+            frames,
+            synchronous: None,
+            wiping: None,
+            broken: false,
+            journal,
+            journal_is_right: options.shared,
+            #[cfg(test)]
+            fail_after: None,
+            lock,
+        };
+        Ok((held, log))
+    }
+
+    pub(crate) fn usable(&self) -> Result<&Self, StoreError> {
+        if self.broken {
+            return Err(StoreError::Io("a failed commit could not be taken back".to_owned()));
+        }
+        Ok(self)
+    }
+}
+
+/// Takes the lock of a store that is, or is being, made.
+pub(crate) fn take_lock(
+    files: &Files,
+    options: &StoreOptions,
+    end: Instant,
+) -> Result<ProcessLock, StoreError> {
+    if options.shared {
+        ProcessLock::wait(files, &options.label, end)
+    } else {
+        ProcessLock::acquire(files, &options.label)
+    }
+}
+
+/// The key file of a store that is all there.
+pub(crate) fn read_header(files: &Files) -> Result<Vec<u8>, StoreError> {
+    match files.presence()? {
+        Presence::Nothing => return Err(StoreError::NotFound),
+        Presence::Broken(what) => return Err(StoreError::Corrupt(what.to_owned())),
+        Presence::Unnamed | Presence::Whole => {}
+    }
+    std::fs::read(files.header()).map_err(|error| from_io(&error, "reading the key file"))
 }
 
 /// Makes the database under the name that it has until it is whole.

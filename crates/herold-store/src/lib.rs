@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 
 mod change_set;
+mod changed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod key;
@@ -27,6 +28,7 @@ pub mod records;
 mod store;
 
 pub use change_set::{Change, ChangeSet, Durability};
+pub use changed::Changed;
 pub use key::{KeyError, KeyReader, RecordKey, prefix_end};
 pub use memory::MemoryStore;
 pub use record::{Record, Table};

@@ -8,6 +8,7 @@ mod fixture;
 mod keys;
 mod processes;
 mod secrets;
+mod sharing;
 
 use std::{
     fs,
