@@ -24,6 +24,7 @@ pub struct ClientBuilder {
     store_path: Option<PathBuf>,
     store_key: Option<StoreKey>,
     store_options: StoreOptions,
+    shared: Option<bool>,
     store: Option<Box<dyn Store + Send>>,
     transport: Option<Arc<dyn Transport>>,
     homeserver: Option<String>,
@@ -60,6 +61,17 @@ impl ClientBuilder {
     /// How the store is opened: the label others see when it is locked, what a passphrase costs.
     pub fn store_options(mut self, options: StoreOptions) -> Self {
         self.store_options = options;
+        self
+    }
+
+    /// Other processes use the same store: an app and its notification process, for instance. All of them set it. Each
+    /// holds the store only while it works, and learns what the others have changed; either can be killed at any time.
+    /// Off by default: a process alone keeps the store, and its commits cost a little less. Concerns a store in a
+    /// directory, and sets [`StoreOptions::shared`].
+    ///
+    /// Events for the app are one list: what any process has acknowledged comes to none any more.
+    pub fn shared_store(mut self, shared: bool) -> Self {
+        self.shared = Some(shared);
         self
     }
 
@@ -199,7 +211,9 @@ impl ClientBuilder {
         let store = match (self.store.take(), self.store_path.take(), self.store_key.take()) {
             (Some(store), None, None) => store,
             (None, Some(path), Some(key)) => {
-                open(path, key, self.store_options.clone(), purpose).await?
+                let shared = self.shared.unwrap_or(self.store_options.shared);
+                let options = StoreOptions { shared, ..self.store_options.clone() };
+                open(path, key, options, purpose).await?
             }
             (None, Some(_), None) => {
                 return Err(ClientError::InvalidInput("a store key is needed"));

@@ -66,6 +66,7 @@ mod tasks;
 mod test_support;
 mod threads;
 mod transport;
+mod turns;
 mod verification;
 
 pub use builder::ClientBuilder;
@@ -88,11 +89,12 @@ pub use herold_crypto::{
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten,
     HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece, Retention,
-    RetentionCursor, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome, ToDeviceRecipient,
-    ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView, Workers,
+    RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport, ToDeviceOutcome,
+    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
+    Workers,
 };
 pub use herold_store::{
-    MemoryStore, Store, StoreError,
+    Changed, MemoryStore, Store, StoreError,
     records::{
         HistoryVisibility, LoginRecord, MemberRecord, Membership, QueueRecord, QueueState,
         RoomRecord,
