@@ -164,7 +164,8 @@ pub(crate) fn handle_upload(
     sent: &SentKeys,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
-    if !answer.is_transient() && !sent.are_all_of(txn.account()?) {
+    let says_something = answer.success().is_some() || !answer.is_transient();
+    if says_something && !sent.are_all_of(txn.account()?) {
         // Another process has had its answer already, and there are newer keys, which this says nothing of.
         return Ok(txn.answered(UPLOAD)?);
     }

@@ -278,5 +278,6 @@ fn an_upload_under_way_is_left_to_whoever_makes_it() {
     other.let_go().unwrap();
     app.answer(&first, answer).unwrap();
     app.advance_clock(Duration::from_secs(600));
-    assert!(app.due_requests().unwrap().reply.iter().any(|request| is_upload(&request)));
+    let due = app.due_requests().unwrap().reply;
+    assert!(due.iter().any(|request| is_upload(&request)), "it is still to be uploaded");
 }
