@@ -62,9 +62,26 @@ impl StoreFactory for OnDisk {
         SqliteStore::open(&*self.place.borrow(), &key(), &self.options())
     }
 
-    fn fail_next_commit(&self, store: &mut SqliteStore) -> bool {
-        store.fail_after = Some(1);
+    fn fail_commit_after(&self, store: &mut SqliteStore, rows: usize) -> bool {
+        store.fail_after = Some(rows);
         true
+    }
+
+    fn damage(
+        &self,
+        store: SqliteStore,
+        _table: Table,
+        _key: &[u8],
+    ) -> Option<Result<SqliteStore, StoreError>> {
+        let path = store.files.database();
+        store.close().unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        // Where a row is cannot be seen from outside: every page but the first.
+        for at in (4096..bytes.len()).step_by(4096) {
+            bytes[at + 1000] ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        Some(SqliteStore::open(&*self.place.borrow(), &key(), &self.options()))
     }
 }
 

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod canaries;
 mod damage;
 mod figures;
 mod fixture;
 mod keys;
+#[cfg(target_os = "linux")]
+mod power;
 mod processes;
+mod random;
 mod secrets;
 
 use std::{

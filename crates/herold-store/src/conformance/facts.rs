@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// All rows of a scan.
 pub(super) fn scanned(
@@ -383,36 +383,6 @@ pub fn an_empty_change_set_changes_nothing<F: StoreFactory>(new: impl Fn() -> F)
     changes.require_full();
     store.commit(&changes).expect("a commit");
     assert_eq!(scanned(&store, Table::Sync, b"", None).len(), 1);
-}
-
-/// A commit that fails in the middle leaves every row as it was, and the store usable.
-pub fn a_failed_commit_changes_nothing<F: StoreFactory>(new: impl Fn() -> F) {
-    let place = new();
-    let mut store = place.create().expect("a store");
-    let rows = |store: &F::Store| -> Vec<Rows> {
-        Table::ALL.iter().map(|table| scanned(store, *table, b"", None)).collect()
-    };
-    let mut before = ChangeSet::new();
-    let mut failing = ChangeSet::new();
-    for table in Table::ALL {
-        before.put_row(*table, b"replaced".to_vec(), b"old".to_vec());
-        before.put_row(*table, b"deleted".to_vec(), b"old".to_vec());
-        failing.put_row(*table, b"new".to_vec(), b"new".to_vec());
-        failing.put_row(*table, b"replaced".to_vec(), b"new".to_vec());
-        failing.delete_row(*table, b"deleted".to_vec());
-    }
-    store.commit(&before).expect("a commit");
-    let old = rows(&store);
-    if !place.fail_next_commit(&mut store) {
-        return;
-    }
-    let error = store.commit(&failing).expect_err("a failure");
-    assert!(matches!(error, StoreError::Io(_)), "{error:?}");
-    assert!(rows(&store) == old, "a failed commit left changes");
-    let mut store = place.reopen(store).expect("the store again");
-    assert!(rows(&store) == old, "a failed commit left changes on the medium");
-    store.commit(&failing).expect("the same commit, tried again");
-    assert!(rows(&store) != old);
 }
 
 /// Commits of both durabilities, mixed, are there after each reopening.
