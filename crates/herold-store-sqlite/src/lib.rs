@@ -44,6 +44,8 @@ mod rollback;
 mod schema;
 mod wal;
 
+#[cfg(all(test, target_os = "linux"))]
+mod memory_tests;
 #[cfg(test)]
 mod tests;
 

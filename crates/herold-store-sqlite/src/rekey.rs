@@ -43,6 +43,8 @@ impl SqliteStore {
     /// - [`StoreError::Io`] if the medium failed, or is full.
     /// - [`StoreError::Corrupt`] if a part of the store cannot be read.
     pub fn rekey(mut self, new: &StoreKey, options: &StoreOptions) -> Result<Self, StoreError> {
+        // What is raised after the copy would be missing from it.
+        self.part_from_guard()?;
         self.checkpoint()?;
         let files = self.files.clone();
         let header = self.copy_database(&files, new, options)?;

@@ -7,11 +7,15 @@ mod damage;
 mod figures;
 mod fixture;
 mod keys;
+mod kills;
 #[cfg(target_os = "linux")]
 mod power;
 mod processes;
 mod random;
+mod rekeying;
+mod rollback;
 mod secrets;
+mod work;
 
 use std::{
     fs,

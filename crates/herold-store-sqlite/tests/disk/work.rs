@@ -10,19 +10,72 @@ use std::{
     ops::ControlFlow,
     path::Path,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use herold_store::StoreError;
+
 use herold_store::{ChangeSet, Snapshot, Store, Table};
-use herold_store_sqlite::{SqliteStore, StoreOptions};
+use herold_store_sqlite::{RollbackGuard, SqliteStore, StoreOptions};
 
 use crate::{cheap, random::Random, raw};
 
 /// A table of its own, a large one, one that shares its place with others, and one that is kept in memory.
 const TABLES: [Table; 4] = [Table::Account, Table::Event, Table::Sync, Table::Queue];
 
-pub fn options() -> StoreOptions {
-    // Checkpoints every few commits.
-    StoreOptions { checkpoint_pages: 30, label: "the child".to_owned(), ..cheap() }
+/// Secure hardware that does what it should, and says so in the file of marks if it has one.
+#[derive(Debug)]
+pub struct Hardware {
+    sealed: Mutex<u64>,
+    marks: Option<Arc<Mutex<File>>>,
+}
+
+impl RollbackGuard for Hardware {
+    fn sealed(&self) -> Result<u64, StoreError> {
+        Ok(*self.sealed.lock().unwrap())
+    }
+
+    fn raise(&self, to: u64) -> Result<(), StoreError> {
+        let mut sealed = self.sealed.lock().unwrap();
+        if *sealed < to {
+            *sealed = to;
+            if let Some(marks) = &self.marks {
+                say(marks, &format!("sealed {to}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn every(&self) -> u32 {
+        4
+    }
+}
+
+fn options(sealed: u64, marks: Option<Arc<Mutex<File>>>) -> StoreOptions {
+    StoreOptions {
+        // Checkpoints every few commits.
+        checkpoint_pages: 30,
+        label: "the child".to_owned(),
+        rollback_guard: Some(Arc::new(Hardware { sealed: Mutex::new(sealed), marks })),
+        ..cheap()
+    }
+}
+
+/// Opens a store whose hardware has this number. This process, or one that was killed, may have let go of it just now: a
+/// child of another test that is being made at that moment has the lock, too, until it runs its own program.
+pub fn open(store: &Path, key: u8, sealed: u64) -> Result<SqliteStore, StoreError> {
+    for _ in 0..200 {
+        match SqliteStore::open(store, &raw(key), &options(sealed, None)) {
+            Err(StoreError::Locked { .. }) => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened,
+        }
+    }
+    SqliteStore::open(store, &raw(key), &options(sealed, None))
+}
+
+/// One line of the file of marks, in one write.
+fn say(marks: &Mutex<File>, what: &str) {
+    marks.lock().unwrap().write_all(format!("{what}\n").as_bytes()).unwrap();
 }
 
 /// The changes of commit `number`.
@@ -131,11 +184,13 @@ pub struct Promise {
     key: u8,
     /// The key that is taking the other's place.
     next_key: Option<u8>,
+    /// What the hardware has.
+    pub sealed: u64,
 }
 
 impl Default for Promise {
     fn default() -> Self {
-        Self { made: false, least: 0, most: 0, done: 0, key: 1, next_key: None }
+        Self { made: false, least: 0, most: 0, done: 0, key: 1, next_key: None, sealed: 0 }
     }
 }
 
@@ -162,6 +217,7 @@ impl Promise {
                 self.key = u8::try_from(number).unwrap();
                 self.next_key = None;
             }
+            "sealed" => self.sealed = u64::try_from(number).unwrap(),
             "opened" | "end" => {}
             _ => panic!("a mark {mark:?}"),
         }
@@ -179,61 +235,98 @@ impl Promise {
 
     /// What is promised to those who go on from a state that has been looked at.
     pub fn after(&self, found: Option<(usize, u8)>) -> Self {
-        let Some((number, key)) = found else { return Self::default() };
+        let sealed = self.sealed;
+        let Some((number, key)) = found else { return Self { sealed, ..Self::default() } };
         // It was only looked at in a copy: what was not on the medium before is still not.
-        Self { made: true, least: number, most: number, done: number, key, next_key: None }
+        Self { made: true, least: number, most: number, done: number, key, next_key: None, sealed }
+    }
+
+    /// A kill takes nothing that has returned.
+    pub fn after_kill(mut self) -> Self {
+        self.least = self.done;
+        self
     }
 }
 
-/// Works on the store, as a seed decides, and says so in the file `marks`.
-pub fn work(path: &Path, marks: &Path, seed: u64) {
+/// Works on the store, as a seed decides, and says so in the file `marks`, for so many commits.
+pub fn work(path: &Path, marks: &Path, seed: u64, sealed: u64, commits: usize) {
     let mut random = Random::new(seed);
-    let mut marks = File::create(marks).unwrap();
-    let mut say = |what: String| marks.write_all(what.as_bytes()).unwrap();
+    let marks = Arc::new(Mutex::new(File::create(marks).unwrap()));
+    let say = |what: String| say(&marks, &what);
     // After a power loss in the middle of a change of keys nobody knows which it is.
-    let mut key = (1..=u8::MAX)
-        .find(|key| {
-            !matches!(
-                SqliteStore::open(path, &raw(*key), &options()),
-                Err(herold_store::StoreError::WrongKey)
-            )
-        })
-        .unwrap();
-    let mut store = SqliteStore::open_or_create(path, &raw(key), &options()).unwrap();
-    say("made 0\n".to_owned());
+    let without_guard = StoreOptions { rollback_guard: None, ..options(sealed, None) };
+    let opens = |key| SqliteStore::open(path, &raw(key), &without_guard);
+    let mut key =
+        (1..=u8::MAX).find(|key| !matches!(opens(*key), Err(StoreError::WrongKey))).unwrap();
+    let options = options(sealed, Some(Arc::clone(&marks)));
+    let mut store = SqliteStore::open_or_create(path, &raw(key), &options).unwrap();
+    say(format!("keyed {key}"));
+    say("made 0".to_owned());
     let first = number_in(&store);
     let mut number = first;
-    while number < first + 25 {
+    while number < first + commits {
         number += 1;
-        say(format!("begin {number}\n"));
+        say(format!("begin {number}"));
         commit(&mut store, number);
-        say(format!("done {number}\n"));
+        say(format!("done {number}"));
         match random.below(12) {
             0 => {
                 store.close().unwrap();
-                say("closed 0\n".to_owned());
-                store = SqliteStore::open(path, &raw(key), &options()).unwrap();
-                say("opened 0\n".to_owned());
+                say("closed 0".to_owned());
+                store = SqliteStore::open(path, &raw(key), &options).unwrap();
+                say("opened 0".to_owned());
             }
             1 => {
                 store.checkpoint().unwrap();
-                say("closed 0\n".to_owned());
+                say("closed 0".to_owned());
             }
-            2 => {
-                say(format!("key {}\n", key + 1));
-                store.change_key(&raw(key), &raw(key + 1), &options()).unwrap();
+            2 if key < u8::MAX => {
+                say(format!("key {}", key + 1));
+                store.change_key(&raw(key), &raw(key + 1), &options).unwrap();
                 key += 1;
-                say(format!("keyed {key}\n"));
+                say(format!("keyed {key}"));
             }
-            3 | 4 => {
-                say(format!("key {}\n", key + 1));
-                store = store.rekey(&raw(key + 1), &options()).unwrap();
+            3 | 4 if key < u8::MAX => {
+                say(format!("key {}", key + 1));
+                store = store.rekey(&raw(key + 1), &options).unwrap();
                 key += 1;
-                say(format!("rekeyed {key}\n"));
+                say(format!("rekeyed {key}"));
             }
             _ => {}
         }
     }
     drop(store);
-    say("end 0\n".to_owned());
+    say("end 0".to_owned());
+}
+
+/// Opens what is left and compares it with what was promised, every row. Returns the store, the number of the last
+/// commit in it, and the key that opened it; `None` if no store was made yet.
+pub fn look(store: &Path, promise: &Promise, what: &str) -> Option<(SqliteStore, usize, u8)> {
+    let what = || format!("{} {promise:?}", what.chars().take(300).collect::<String>());
+    if let Some(former) = promise.former_key() {
+        let opened = open(store, former, promise.sealed);
+        assert!(matches!(opened, Err(StoreError::WrongKey)), "{opened:?} {}", what());
+    }
+    for key in promise.keys() {
+        match open(store, key, promise.sealed) {
+            Ok(opened) => {
+                let found = number_in(&opened);
+                assert!(
+                    (promise.least..=promise.most).contains(&found),
+                    "{found} of {}..={} {}",
+                    promise.least,
+                    promise.most,
+                    what()
+                );
+                let same = Model::of(found).compare(&opened);
+                same.unwrap_or_else(|difference| panic!("{difference} {}", what()));
+                return Some((opened, found, key));
+            }
+            Err(StoreError::WrongKey) if promise.keys().len() > 1 => {}
+            Err(StoreError::NotFound) if !promise.made => {}
+            Err(error) => panic!("{error:?} {}", what()),
+        }
+    }
+    assert!(!promise.made, "no store {}", what());
+    None
 }
