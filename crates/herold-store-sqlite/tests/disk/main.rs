@@ -7,6 +7,7 @@ mod damage;
 mod figures;
 mod fixture;
 mod keys;
+#[cfg(unix)]
 mod kills;
 #[cfg(target_os = "linux")]
 mod power;
@@ -14,7 +15,10 @@ mod processes;
 mod random;
 mod rekeying;
 mod rollback;
+#[cfg(target_os = "linux")]
+mod scale;
 mod secrets;
+#[cfg(unix)]
 mod work;
 
 use std::{
