@@ -29,7 +29,7 @@ const USAGE: &str = "\
 cargo xtask test [--long]         every test: the workspace's, then the interoperability with foreign
                                   clients over a real Synapse
     --long                        the store's tests against kills and power loss take their time: 500 kills,
-                                  a quarter of an hour of power loss, a million rows
+                                  50,000 power losses, a million rows
 cargo xtask interop [OPTIONS]     only the latter
     --only NAME[,NAME..]          these scenarios
     --pairs A:B[,A:B..]           these pairs of herold, js, nio

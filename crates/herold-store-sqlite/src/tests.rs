@@ -204,3 +204,29 @@ fn a_making_that_was_cut_short_is_begun_again() {
     open().unwrap();
     assert!(path.join("herold.db").exists() && !path.join("herold.db.new").exists());
 }
+
+#[test]
+fn clearing_the_database_out_leaves_no_clear_byte_and_no_other_file() {
+    let place = OnDisk::new(Ending::Closed, 1000);
+    let mut store = place.create().unwrap();
+    let mut changes = ChangeSet::new();
+    for at in 0..500_u32 {
+        let value = b"value-canary ".repeat(200);
+        changes.put_row(Table::Event, format!("key-canary {at}").into_bytes(), value);
+    }
+    store.commit(&changes).unwrap();
+    store.log_is_empty = false;
+    store.connection.execute_batch("PRAGMA cache_size = -64; VACUUM").unwrap();
+    for _ in 0..2 {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&*place.place.borrow()).unwrap() {
+            let entry = entry.unwrap();
+            let bytes = std::fs::read(entry.path()).unwrap();
+            assert!(!bytes.windows(6).any(|part| part == b"canary"), "{:?}", entry.file_name());
+            names.push(entry.file_name());
+        }
+        assert_eq!(names.len(), 5, "{names:?}");
+        store.checkpoint().unwrap();
+    }
+    assert!(store.get(Table::Event, b"key-canary 7").unwrap().is_some());
+}
