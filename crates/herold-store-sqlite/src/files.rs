@@ -140,11 +140,14 @@ impl Files {
         Ok(())
     }
 
-    /// Brings the names in line with the key file, which belongs to the database `id`: what a making or a
-    /// re-keying that was cut short has left is finished, or removed.
+    /// Brings the names in line with the key file, which belongs to the database `id`: a making or a re-keying that was
+    /// cut short is finished if the key file is the new one.
     pub(crate) fn settle(&self, id: &DatabaseId) -> Result<(), StoreError> {
+        // Whoever put the key file there may have been killed before its name was on the medium. A power loss that
+        // takes it back must not find the old database gone.
+        self.sync_names()?;
         if database_id(&self.database())?.is_some_and(|found| found == *id) {
-            return self.remove_new_database();
+            return Ok(());
         }
         if database_id(&self.new_database())?.is_some_and(|found| found == *id) {
             self.remove_new_log()?;

@@ -103,7 +103,10 @@ impl SqliteStore {
             .map_err(|error| from_io(&error, "reading the key file"))?;
         let Unsealed { data_key, database } = header::unseal(&header, key)?;
         files.settle(&database)?;
-        Self::open_locked(files, lock, &data_key, options)
+        let store = Self::open_locked(files, lock, &data_key, options)?;
+        // Only now: an opening that fails leaves everything as it was.
+        store.files.remove_new_database()?;
+        Ok(store)
     }
 
     /// Makes an empty store in the directory `path`, which is made too if it is not there.

@@ -3,12 +3,13 @@
  * Loaded before the C library (LD_PRELOAD) by the test `power`. What is noted goes to the file that
  * HEROLD_RECORD_LOG names, as a header of four little-endian numbers and, after it, the bytes of the path, the
  * data or the mark. HEROLD_RECORD_ROOT is the folder; what is written to HEROLD_RECORD_MARKS is a mark of the
- * program's own. One thread changes files at a time in the programs under test; a lock keeps the notes whole.
+ * program's own. HEROLD_RECORD_KILL kills the program once so many names were changed. One thread changes files at a time in the programs under test; a lock keeps the notes whole.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ enum { OTHER = 0, INSIDE, MARKS };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int notes = -1;
+static long names_left;
 static const char *root, *marks;
 static unsigned char kind[65536];
 
@@ -48,6 +50,8 @@ static void note(uint32_t what, int32_t fd, uint64_t number, const void *bytes, 
   pthread_mutex_lock(&lock);
   put(&header, sizeof header);
   if (length > 0) put(bytes, length);
+  int is_name = what == REMOVE || what == RENAME || what == FOLDER || (what == OPEN && (number & CREATED));
+  if (is_name && names_left > 0 && --names_left == 0) syscall(SYS_kill, getpid(), SIGKILL);
   pthread_mutex_unlock(&lock);
   errno = saved;
 }
@@ -56,6 +60,8 @@ __attribute__((constructor)) static void start(void) {
   const char *path = getenv("HEROLD_RECORD_LOG");
   root = getenv("HEROLD_RECORD_ROOT");
   marks = getenv("HEROLD_RECORD_MARKS");
+  const char *names = getenv("HEROLD_RECORD_KILL");
+  names_left = names ? atol(names) : 0;
   if (path && root && marks)
     notes = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 }
