@@ -1,5 +1,5 @@
-// A store of one's own: all rows in memory, and all of them in one file, written anew by each commit. As small as
-// a store can be that keeps the contract; fit for a few thousand rows, and for no secrets: it does not encrypt.
+//! A store of one's own: all rows in memory, and all of them in one file, written anew by each commit. As small as
+//! a store can be that keeps the contract; fit for a few thousand rows, and for no secrets: it does not encrypt.
 
 use std::{
     fs::{self, File},

@@ -51,7 +51,7 @@ pub use samples::{assert_samples, sample_changes, sampled_tables};
 
 use crate::{Store, StoreError, Table};
 
-/// A place for one store of the kind under test. Each factory is a new, empty place.
+/// A place for one store of the kind under test. Each factory is a new, empty place, and outlives the stores opened there.
 pub trait StoreFactory {
     /// The kind of store.
     type Store: Store;
@@ -136,7 +136,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::MemoryStore;
+    use crate::{MemoryStore, file_store as example};
 
     struct InMemory;
 
@@ -158,12 +158,6 @@ mod tests {
     }
 
     crate::store_conformance!(memory, InMemory);
-
-    #[allow(dead_code, unused_imports, missing_docs)]
-    mod example {
-        extern crate self as herold_store;
-        include!("../examples/file_store.rs");
-    }
 
     /// The store of the documentation.
     struct InAFile {

@@ -42,6 +42,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(missing_docs))]
 
+// The example of the documentation goes through the suite as well.
+#[cfg(test)]
+extern crate self as herold_store;
+#[cfg(test)]
+#[allow(dead_code, missing_docs)]
+#[path = "../examples/file_store.rs"]
+mod file_store;
+
 mod change_set;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

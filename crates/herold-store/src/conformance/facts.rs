@@ -101,7 +101,8 @@ pub fn tables_do_not_share_rows<F: StoreFactory>(new: impl Fn() -> F) {
 
 /// Ascending and descending order of the key bytes, with and without a prefix.
 pub fn scans_go_in_key_order_both_ways<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     let all: [&[u8]; 9] =
         [b"", b"\0", b"a", b"a\0", b"a\0\xff", b"a\xff", b"a\xff\xff", b"b", b"\xff\xff"];
     let rows: Vec<_> = all.iter().rev().map(|key| (Table::Event, *key, *key)).collect();
@@ -165,7 +166,8 @@ pub fn scans_start_at_from_and_before<F: StoreFactory>(new: impl Fn() -> F) {
 
 /// `Break` ends a scan at once; the typed lists keep their limit.
 pub fn a_scan_stops_when_it_is_told_to<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     let mut changes = ChangeSet::new();
     for sequence in 0..20 {
         changes.put_row(
@@ -198,7 +200,8 @@ pub fn a_scan_stops_when_it_is_told_to<F: StoreFactory>(new: impl Fn() -> F) {
 
 /// Reads inside a scan of the same table answer as reads outside do.
 pub fn a_scan_may_read_the_store<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     put(&mut store, &[(Table::Queue, b"1", b"one"), (Table::Queue, b"2", b"two")]);
     let mut seen = Vec::new();
     store
@@ -213,7 +216,8 @@ pub fn a_scan_may_read_the_store<F: StoreFactory>(new: impl Fn() -> F) {
 
 /// A component that starts with, contains, or spells the bytes of another is another.
 pub fn a_prefix_of_components_finds_no_other_components_rows<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     let user = OwnedUserId::try_from("@a:b").unwrap();
     let device = OwnedDeviceId::from("D");
     // What the key of session "s" and this user looks like, put into a session id.
@@ -353,7 +357,8 @@ pub fn long_and_empty_values_are_stored_exactly<F: StoreFactory>(new: impl Fn() 
 
 /// In one change set and in appended ones, also across put and delete.
 pub fn the_later_change_of_a_row_wins<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     let key = |name: &str| NameKey { name: name.to_owned() };
     let mut changes = ChangeSet::new();
     changes.put(&key("a"), &CounterRecord { next: 1 });
@@ -376,7 +381,8 @@ pub fn the_later_change_of_a_row_wins<F: StoreFactory>(new: impl Fn() -> F) {
 
 /// Of either durability.
 pub fn an_empty_change_set_changes_nothing<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     put(&mut store, &[(Table::Sync, b"", b"token")]);
     let mut changes = ChangeSet::new();
     store.commit(&changes).expect("a commit");
@@ -409,7 +415,8 @@ pub fn both_durabilities_survive_a_reopening<F: StoreFactory>(new: impl Fn() -> 
 
 /// Cut short, of an unknown version, empty: an error from each typed read.
 pub fn a_row_that_does_not_decode_is_corrupt_and_not_absent<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     let good = SyncRecord { next_batch: Some("a token".to_owned()) }.encode();
     let mut newer = good.clone();
     newer[0] = 200;
@@ -432,7 +439,8 @@ pub fn a_row_that_does_not_decode_is_corrupt_and_not_absent<F: StoreFactory>(new
 
 /// A key of the wrong shape is not skipped.
 pub fn a_key_that_does_not_decode_is_corrupt<F: StoreFactory>(new: impl Fn() -> F) {
-    let mut store = new().create().expect("a store");
+    let place = new();
+    let mut store = place.create().expect("a store");
     let user_id = OwnedUserId::try_from("@a:b").unwrap();
     let whole =
         DeviceKey { user_id: user_id.clone(), device_id: OwnedDeviceId::from("D") }.to_bytes();
