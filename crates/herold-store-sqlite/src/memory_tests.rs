@@ -1,6 +1,8 @@
 //! After a store is closed the process's memory has none of its keys: not the store key, not the passphrase, not the
 //! database's own key, as bytes or as digits. Looked at from outside, by the test that started the process.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},

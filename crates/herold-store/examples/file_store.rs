@@ -1,6 +1,8 @@
 //! A store of one's own: all rows in memory, and all of them in one file, written anew by each commit. As small as
 //! a store can be that keeps the contract; fit for a few thousand rows, and for no secrets: it does not encrypt.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a store has files")]
+
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},

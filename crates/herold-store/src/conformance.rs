@@ -132,6 +132,7 @@ macro_rules! store_conformance {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the example's files")]
 mod tests {
     use std::fs;
 
