@@ -25,6 +25,7 @@ Secrets:
                           hexadecimal digits, readable by its owner only
     the store's           $HEROLD_STORE_PASSPHRASE, if there is no key file
       passphrase
+    the store's new key   --new-store-key-file FILE or $HEROLD_NEW_STORE_PASSPHRASE, of 'store rekey'
     the recovery key      --stdin of 'recovery recover', or $HEROLD_RECOVERY_KEY; the passphrase that
                           'recovery enable --passphrase' asks for is taken in its place
                           (or $HEROLD_RECOVERY_PASSPHRASE, when it is made)
@@ -32,7 +33,7 @@ Secrets:
       passphrase
 
   'recovery enable' and 'recovery reset' print the new recovery key, once; nothing else prints a secret.
-  'login' with a key file that does not exist yet makes one.
+  'login' and 'store rekey' with a key file that does not exist yet make one.
 
 Environment:
   HEROLD_STORE            the store's folder, as --store
@@ -144,6 +145,9 @@ pub enum Command {
     /// Look at the key backup on the server, or restore the room keys from it
     #[command(subcommand)]
     Backup(Backup),
+    /// Look after the store's own encryption
+    #[command(subcommand)]
+    Store(Store),
     /// Show what is in the store: counts, sizes and states, never secrets or messages
     Inspect(Inspect),
     /// Serve JSON lines on standard input and output, for tests (conformance peer protocol 1)
@@ -583,6 +587,31 @@ pub enum Backup {
     Restore,
 }
 
+/// `herold store`
+#[derive(Subcommand, Debug)]
+pub enum Store {
+    /// Encrypt the whole store anew, under a new key file or passphrase
+    Rekey(Rekey),
+}
+
+/// `herold store rekey`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Whoever has the old key and copies of the old files can read those, but nothing that is written from
+now on. It needs as much room again as the store takes. Whenever it is interrupted, the store is whole,
+under the old key or the new one.
+
+The new passphrase is asked for unless a key file or $HEROLD_NEW_STORE_PASSPHRASE gives the new key.
+
+Examples:
+  herold store rekey
+  herold --store-key-file ~/.herold.key store rekey --new-store-key-file ~/.herold-2.key")]
+pub struct Rekey {
+    /// The file with the new key; made if it is not there yet
+    #[arg(long, value_name = "FILE")]
+    pub new_store_key_file: Option<PathBuf>,
+}
+
 /// `herold inspect`
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -636,8 +665,9 @@ mod tests {
             if !sensitive || !argument.get_action().takes_values() {
                 continue;
             }
-            // The one argument with such a name: where the key is, not what it is.
-            assert_eq!(argument.get_long(), Some("store-key-file"), "of {command}");
+            // The only arguments with such a name: where a key is, not what it is.
+            let long = argument.get_long().unwrap_or_default();
+            assert!(["store-key-file", "new-store-key-file"].contains(&long), "of {command}");
             assert_eq!(argument.get_value_names().unwrap(), ["FILE"]);
         }
         assert!(seen > 40, "only {seen} arguments were looked at");

@@ -4,6 +4,7 @@
 //! - The account's password: `--password-stdin`, `HEROLD_PASSWORD`, or a question on the terminal.
 //! - The store's key: a file (`--store-key-file`, `HEROLD_STORE_KEY_FILE`) of 32 bytes, raw or as
 //!   hexadecimal digits; else a passphrase from `HEROLD_STORE_PASSPHRASE` or the terminal.
+//! - The store's new key: such a file (`--new-store-key-file`), `HEROLD_NEW_STORE_PASSPHRASE`, or the terminal.
 //! - The recovery key, or the passphrase in its place: `--stdin`, `HEROLD_RECOVERY_KEY`, or the terminal.
 //! - A key file's passphrase: `--stdin`, `HEROLD_KEYS_PASSPHRASE`, or the terminal.
 
@@ -25,6 +26,8 @@ use crate::{
 pub const PASSWORD_VARIABLE: &str = "HEROLD_PASSWORD";
 /// The variable with the store's passphrase.
 pub const PASSPHRASE_VARIABLE: &str = "HEROLD_STORE_PASSPHRASE";
+/// The variable with the store's new passphrase.
+const NEW_PASSPHRASE_VARIABLE: &str = "HEROLD_NEW_STORE_PASSPHRASE";
 /// The variable with the recovery key.
 const RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_KEY";
 /// The variable with a new passphrase for the secret storage.
@@ -107,17 +110,7 @@ pub enum Purpose {
 /// When the file cannot be used, or there is nobody to ask.
 pub fn store_key(global: &Global, purpose: Purpose) -> Result<StoreKey, Failure> {
     if let Some(path) = &global.store_key_file {
-        if purpose == Purpose::Create && !path.exists() {
-            let key = create_key_file(path)?;
-            if !global.quiet {
-                eprintln!(
-                    "herold: made a new store key in {}; without it the store cannot be opened",
-                    path.display()
-                );
-            }
-            return Ok(StoreKey::raw(*key));
-        }
-        return Ok(StoreKey::raw(*read_key_file(path)?));
+        return key_in_file(global, path, purpose);
     }
     if let Some(passphrase) = variable(PASSPHRASE_VARIABLE)? {
         return Ok(StoreKey::passphrase(passphrase));
@@ -129,6 +122,35 @@ pub fn store_key(global: &Global, purpose: Purpose) -> Result<StoreKey, Failure>
             ask_twice("New passphrase for the store: ", help).map(StoreKey::passphrase)
         }
     }
+}
+
+/// The key that the account's store is to have from now on. A key file that is not there yet is made.
+///
+/// # Errors
+/// When the file cannot be used, or there is nobody to ask.
+pub fn new_store_key(global: &Global, file: Option<&Path>) -> Result<StoreKey, Failure> {
+    if let Some(path) = file {
+        return key_in_file(global, path, Purpose::Create);
+    }
+    if let Some(passphrase) = variable(NEW_PASSPHRASE_VARIABLE)? {
+        return Ok(StoreKey::passphrase(passphrase));
+    }
+    let help = "use --new-store-key-file or HEROLD_NEW_STORE_PASSPHRASE";
+    ask_twice("New passphrase for the store: ", help).map(StoreKey::passphrase)
+}
+
+fn key_in_file(global: &Global, path: &Path, purpose: Purpose) -> Result<StoreKey, Failure> {
+    if purpose == Purpose::Open || path.exists() {
+        return Ok(StoreKey::raw(*read_key_file(path)?));
+    }
+    let key = create_key_file(path)?;
+    if !global.quiet {
+        eprintln!(
+            "herold: made a new store key in {}; without it the store cannot be opened",
+            path.display()
+        );
+    }
+    Ok(StoreKey::raw(*key))
 }
 
 /// Makes a file with a new random key, readable by its owner only. It is there whole or not at all.

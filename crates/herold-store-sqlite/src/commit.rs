@@ -24,15 +24,19 @@ impl Store for SqliteStore {
         self.set_synchronous(full)?;
         self.set_wiping(changes.iter().any(|(table, ..)| !was_sent(table)))?;
         self.log_is_empty = false;
-        if let Err(error) = self.apply(changes) {
-            self.take_back();
-            return Err(error);
-        }
+        let raised = match self.apply(changes, full) {
+            Ok(raised) => raised,
+            Err(error) => {
+                self.take_back();
+                return Err(error);
+            }
+        };
         // It is committed: from here on nothing may say otherwise.
         self.resident.committed(changes);
         if full {
             self.marked = self.demand_log().is_ok();
         }
+        self.guard_committed(full, raised);
         if self.frames.load(Ordering::Relaxed) >= self.checkpoint_pages {
             let _ = self.rewind_log();
         }
@@ -97,7 +101,8 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn apply(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+    /// Commits in one transaction. Returns what the counter of the rollback guard was raised to, if it was.
+    fn apply(&mut self, changes: &ChangeSet, full: bool) -> Result<Option<u64>, StoreError> {
         let doing = "committing";
         let run = |sql: &str| -> rusqlite::Result<()> {
             self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
@@ -132,7 +137,9 @@ impl SqliteStore {
         if left.is_some() {
             tests_fail(&mut Some(0))?;
         }
-        run("COMMIT").map_err(|error| from_sqlite(&error, doing))
+        let raised = self.raise_with(full)?;
+        run("COMMIT").map_err(|error| from_sqlite(&error, doing))?;
+        Ok(raised)
     }
 
     /// Rolls back what a failed commit has left, if SQLite has not done so itself.
@@ -144,7 +151,7 @@ impl SqliteStore {
     }
 
     /// Has the mark ask for the log as it is now.
-    fn demand_log(&mut self) -> std::io::Result<()> {
+    pub(crate) fn demand_log(&mut self) -> std::io::Result<()> {
         let salts = wal::salts(&self.files.log())?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         self.mark.demand(Demand::new(salts, self.frames.load(Ordering::Relaxed)))
     }
@@ -165,7 +172,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn set_synchronous(&mut self, full: bool) -> Result<(), StoreError> {
+    pub(crate) fn set_synchronous(&mut self, full: bool) -> Result<(), StoreError> {
         if self.synchronous != Some(full) {
             self.synchronous = None;
             self.connection

@@ -1,11 +1,13 @@
 //! [`StoreKey`], what a passphrase costs, and the options of a store.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use herold_crypto::SecretString;
 use herold_store::StoreError;
 use zeroize::Zeroizing;
+
+use crate::RollbackGuard;
 
 /// What opens a store. Secret: `Debug` prints the kind only, and the key is wiped on drop.
 #[derive(Clone)]
@@ -137,6 +139,8 @@ pub struct StoreOptions {
     /// Wipes and locks all of SQLite's memory, not only keys (SQLCipher's `cipher_memory_security`).
     /// Holds for the whole process from then on, and makes the store slower.
     pub wipe_memory: bool,
+    /// Notices when the whole store is put back to an earlier state, on hosts with secure hardware.
+    pub rollback_guard: Option<Arc<dyn RollbackGuard>>,
 }
 
 impl Default for StoreOptions {
@@ -147,6 +151,7 @@ impl Default for StoreOptions {
             cache_kib: 8 * 1024,
             checkpoint_pages: 1000,
             wipe_memory: false,
+            rollback_guard: None,
         }
     }
 }

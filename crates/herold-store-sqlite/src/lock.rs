@@ -18,7 +18,7 @@ const MAX_LABEL: usize = 80;
 /// An advisory lock of the operating system: it cannot outlive its holder, so there is no lease to
 /// renew and nothing to break.
 pub(crate) struct ProcessLock {
-    _file: File,
+    file: File,
 }
 
 impl ProcessLock {
@@ -41,7 +41,13 @@ impl ProcessLock {
         }
         let note = format!("process {} ({})", std::process::id(), printable(label));
         file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(|e| failed(&e))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+
+    /// The same lock once more: it is held until both are gone.
+    pub(crate) fn another(&self) -> Result<Self, StoreError> {
+        let file = self.file.try_clone().map_err(|error| from_io(&error, "locking the store"))?;
+        Ok(Self { file })
     }
 }
 

@@ -19,10 +19,11 @@ use crate::{
     StoreKey, StoreOptions,
     error::{from_io, from_sqlite},
     files::{Files, Presence, private},
-    header::{self, DataKey},
+    header::{self, DataKey, DatabaseId, Unsealed},
     lock::ProcessLock,
     mark::Mark,
     resident::Resident,
+    rollback::{self, Rollback},
     schema, wal,
 };
 
@@ -56,7 +57,9 @@ pub struct SqliteStore {
     pub(crate) resident: Resident,
     #[cfg(test)]
     pub(crate) fail_after: Option<usize>,
-    _lock: ProcessLock,
+    /// Refuses a store that was put back, if the host has what it takes.
+    pub(crate) rollback: Option<Rollback>,
+    pub(crate) lock: ProcessLock,
 }
 
 impl SqliteStore {
@@ -68,7 +71,8 @@ impl SqliteStore {
     /// - [`StoreError::WrongKey`] if `key` is not this store's.
     /// - [`StoreError::Corrupt`] if a part of it is missing or damaged; nothing was changed.
     /// - [`StoreError::TooNew`] if a newer version wrote it; nothing was changed.
-    /// - [`StoreError::Io`] if the medium failed.
+    /// - [`StoreError::RolledBack`] if the host's [`RollbackGuard`](crate::RollbackGuard) has seen a later state of it.
+    /// - [`StoreError::Io`] if the medium failed, or the guard.
     pub fn open(
         path: impl AsRef<Path>,
         key: &StoreKey,
@@ -80,6 +84,16 @@ impl SqliteStore {
             return Err(StoreError::NotFound);
         }
         let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
+        Self::open_held(files, lock, key, options)
+    }
+
+    /// Opens a store whose lock is held.
+    pub(crate) fn open_held(
+        files: Files,
+        lock: ProcessLock,
+        key: &StoreKey,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
         match files.presence()? {
             Presence::Nothing => return Err(StoreError::NotFound),
             Presence::Broken(what) => return Err(StoreError::Corrupt(what.to_owned())),
@@ -87,11 +101,12 @@ impl SqliteStore {
         }
         let header = std::fs::read(files.header())
             .map_err(|error| from_io(&error, "reading the key file"))?;
-        let data_key = header::unseal(&header, key)?;
-        if files.presence()? == Presence::Unnamed {
-            files.name_database()?;
-        }
-        Self::open_locked(files, lock, &data_key, options)
+        let Unsealed { data_key, database } = header::unseal(&header, key)?;
+        files.settle(&database)?;
+        let store = Self::open_locked(files, lock, &data_key, options)?;
+        // Only now: an opening that fails leaves everything as it was.
+        store.files.remove_new_database()?;
+        Ok(store)
     }
 
     /// Makes an empty store in the directory `path`, which is made too if it is not there.
@@ -118,12 +133,17 @@ impl SqliteStore {
         }
         files.remove_leftovers()?;
         let data_key = header::new_data_key()?;
-        let header = header::seal(&data_key, key, options.passphrase_cost)?;
-        make_database(&files, &data_key, options)?;
+        let guard = options.rollback_guard.as_ref();
+        let database = make_database(&files, &data_key, options, |connection| {
+            schema::create(connection)?;
+            rollback::begin(connection, guard)
+        })?;
+        let header = header::seal(&data_key, &database, key, options.passphrase_cost)?;
         Mark::create(&files.mark())?;
-        // From here on it is a store: all of its parts are on the medium.
+        // From here on it is a store: all of its parts are on the medium, and their names.
+        files.sync_names()?;
         files.replace_header(&header)?;
-        files.name_database()?;
+        files.settle(&database)?;
         Self::open_locked(files, lock, &data_key, options)
     }
 
@@ -180,7 +200,7 @@ impl SqliteStore {
             .map_err(|error| from_sqlite(&error, doing))?;
         schema::migrate(&mut connection)?;
         let log_is_empty = no_log && frames.load(Ordering::Relaxed) == 0;
-        Ok(Self {
+        let mut store = Self {
             connection,
             mark,
             files,
@@ -194,21 +214,26 @@ impl SqliteStore {
             resident: Resident::default(),
             #[cfg(test)]
             fail_after: None,
-            _lock: lock,
-        })
+            rollback: options.rollback_guard.as_ref().map(Rollback::new),
+            lock,
+        };
+        store.meet_guard()?;
+        Ok(store)
     }
 
     /// Moves everything into the database file, and lets go of the store.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if it could not all be moved. Nothing is lost: the rest is in the log, and the
-    /// next opening takes it from there.
+    /// [`StoreError::Io`] if it could not all be moved, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
+    /// Nothing is lost: the rest is in the log, and the next opening takes it from there.
     pub fn close(mut self) -> Result<(), StoreError> {
-        self.checkpoint()
+        let parted = self.part_from_guard();
+        self.checkpoint().and(parted)
     }
 
     /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
     /// who had the old key *and* a copy of the old key file can still read copies of the database.
+    /// [`SqliteStore::rekey`] changes that too.
     ///
     /// # Errors
     /// - [`StoreError::WrongKey`] if `old` is not the store's key.
@@ -222,14 +247,16 @@ impl SqliteStore {
     ) -> Result<(), StoreError> {
         let header = std::fs::read(self.files.header())
             .map_err(|error| from_io(&error, "reading the key file"))?;
-        let data_key = header::unseal(&header, old)?;
-        self.files.replace_header(&header::seal(&data_key, new, options.passphrase_cost)?)
+        let Unsealed { data_key, database } = header::unseal(&header, old)?;
+        let sealed = header::seal(&data_key, &database, new, options.passphrase_cost)?;
+        self.files.replace_header(&sealed)
     }
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         // What fails here is in the log still.
+        let _ = self.part_from_guard();
         let _ = self.checkpoint();
     }
 }
@@ -240,27 +267,32 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
-/// Makes the database under the name that it has until it is whole.
-fn make_database(
+/// Makes the database under the name that it has until it is whole, with what `fill` puts in. Returns what it is known
+/// by; it and its name are on the medium then.
+pub(crate) fn make_database(
     files: &Files,
     data_key: &DataKey,
     options: &StoreOptions,
-) -> Result<(), StoreError> {
+    fill: impl FnOnce(&mut Connection) -> Result<(), StoreError>,
+) -> Result<DatabaseId, StoreError> {
+    let doing = "making the database";
     let path = files.new_database();
-    let made = |error: std::io::Error| from_io(&error, "making the database");
+    let made = |error: std::io::Error| from_io(&error, doing);
     private().write(true).create_new(true).open(&path).map_err(made)?;
     let mut connection = connect(&path, data_key, options)?;
-    schema::create(&mut connection)?;
+    fill(&mut connection)?;
     // The last connection empties and removes the log.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
-        .map_err(|error| from_sqlite(&error, "making the database"))?;
-    connection.close().map_err(|(_, error)| from_sqlite(&error, "making the database"))?;
-    File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(made)
+        .map_err(|error| from_sqlite(&error, doing))?;
+    connection.close().map_err(|(_, error)| from_sqlite(&error, doing))?;
+    File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(made)?;
+    files.sync_names()?;
+    files.new_database_id()
 }
 
 /// Opens the database file at `path`, which is there, and takes SQLite's lock on it.
-fn connect(
+pub(crate) fn connect(
     path: &Path,
     data_key: &DataKey,
     options: &StoreOptions,

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use herold_crypto::{Entropy, SecretString};
 use herold_machine::SyncMode;
 use herold_store::{Store, StoreError};
-use herold_store_sqlite::{SqliteStore, StoreKey, StoreOptions};
+use herold_store_sqlite::{RollbackGuard, SqliteStore, StoreKey, StoreOptions};
 
 use crate::{
     Client, ClientError, Clock, Deployment, Engine, HttpOptions, HttpTransport, OsEntropy,
@@ -60,6 +60,13 @@ impl ClientBuilder {
     /// How the store is opened: the label others see when it is locked, what a passphrase costs.
     pub fn store_options(mut self, options: StoreOptions) -> Self {
         self.store_options = options;
+        self
+    }
+
+    /// Notices when the store's whole directory was put back to an earlier state, on hosts with secure hardware:
+    /// then [`ClientBuilder::resume`] fails with [`StoreError::RolledBack`].
+    pub fn rollback_guard(mut self, guard: Arc<dyn RollbackGuard>) -> Self {
+        self.store_options.rollback_guard = Some(guard);
         self
     }
 
@@ -171,6 +178,24 @@ impl ClientBuilder {
         };
         let homeserver = self.reach(base_url)?;
         Ok(Client::start(Session::new(engine, &login, homeserver, setup.deployment.policy)))
+    }
+
+    /// Encrypts the store anew, every byte of it, with nobody logged in or out: from now on `new` opens it and the old
+    /// key opens nothing that is written. Takes a store path and its key. As [`SqliteStore::rekey`]; whenever it is
+    /// cut short, the store is whole under one of the two keys. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`] if it does not open or the medium is full; [`ClientError::InvalidInput`] without a path
+    /// or a key.
+    pub async fn rekey_store(mut self, new: StoreKey) -> Result<(), ClientError> {
+        let (Some(path), Some(old)) = (self.store_path.take(), self.store_key.take()) else {
+            return Err(ClientError::InvalidInput("a store's path and key are needed"));
+        };
+        let options = self.store_options.clone();
+        let rekey =
+            move || SqliteStore::open(&path, &old, &options)?.rekey(&new, &options)?.close();
+        let done = tokio::task::spawn_blocking(rekey).await;
+        Ok(done.map_err(|_| ClientError::Internal("a task ended early"))??)
     }
 
     fn login_homeserver(&self) -> Result<String, ClientError> {

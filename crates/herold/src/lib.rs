@@ -98,7 +98,7 @@ pub use herold_store::{
         RoomRecord,
     },
 };
-pub use herold_store_sqlite::{PassphraseCost, SqliteStore, StoreKey, StoreOptions};
+pub use herold_store_sqlite::{PassphraseCost, RollbackGuard, SqliteStore, StoreKey, StoreOptions};
 pub use herold_trust::{
     CancelCode, DecryptTrust, Device, Emoji, EncryptionSettings, Identity, IdentityState, Methods,
     Policy, PolicyDenied, PolicyFloor, Recipients, Shield, ShieldReason, ShortAuthString,

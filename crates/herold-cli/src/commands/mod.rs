@@ -11,6 +11,7 @@ mod listen;
 mod messages;
 mod recovery;
 mod rooms;
+mod store;
 mod verify;
 
 use std::{
@@ -57,6 +58,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
         Command::Verify(args) => verify::verify(&setting, args).await,
         Command::Keys(args) => keys::keys(&setting, args).await,
         Command::Backup(args) => keys::backup(&setting, args).await,
+        Command::Store(args) => store::store(&setting, args).await,
         Command::Inspect(args) => inspect::inspect(&setting, args).await,
         Command::Rpc => crate::rpc::run().await,
     }
