@@ -5,7 +5,7 @@
 //! whose makers have said that later members may have them. Only with devices that the user has cross-signed, whatever the
 //! policy allows for what is said from now on: a bundle is all of a room's past (attack N28).
 
-use herold_crypto::{EncryptedFile, ExportedSession, SecretBytes};
+use herold_crypto::{EncryptedFile, SecretBytes};
 use herold_store::{
     Snapshot, SnapshotExt as _, StoreError,
     records::{

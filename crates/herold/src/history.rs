@@ -7,7 +7,9 @@ use herold_machine::HistoryBundle;
 use herold_trust::is_cross_signed;
 use ruma::{RoomId, UserId};
 
-use crate::{Client, ClientError, OsEntropy, media::blocking, session::Session, tasks::detached};
+use crate::{
+    Client, ClientError, OsEntropy, key_backup, media::blocking, session::Session, tasks::detached,
+};
 
 /// As many room keys are read at once.
 const PAGE: usize = 200;
@@ -82,6 +84,10 @@ async fn share(
     }
     if !is_signed(session)? {
         return Ok(SharedHistory::NotSigned);
+    }
+    if let Err(error) = key_backup::restore_room(session, room).await {
+        // What is here is shared all the same.
+        tracing::warn!(%error, "the backed-up keys of a room could not be had");
     }
     let mut bundle = HistoryBundle::new(room.to_owned());
     // The engine is free for others between the pages.
