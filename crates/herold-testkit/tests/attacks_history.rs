@@ -148,7 +148,7 @@ fn n28_only_devices_that_the_user_has_signed_are_told_whatever_the_policy() {
     ] {
         scene.world.server.override_cross_signing_key(BOB, usage, Some(key));
     }
-    let thief = Attacker::unlisted(BOB, "THIEF");
+    let thief = Attacker::ghost(&mut scene.world, BOB, "THIEF");
     scene.world.server.add_device_keys(BOB, "THIEF", other.sign(thief.device_keys()));
     scene.world.settle();
     let log = log_length(&scene.world);
@@ -507,6 +507,7 @@ fn n28_floods_of_bundles_leave_little_and_push_out_none_that_is_waited_for() {
     let old = scene.world.send(scene.alice, &scene.room, "old");
     share(&mut scene.world, scene.alice, &scene.room, scene.bob);
     scene.invite();
+    scene.world.clock.advance(seconds(60));
     let file = upload(&mut scene.world, scene.alice, b"{}");
     let mut many: Vec<Attacker> = Vec::new();
     for n in 0..12 {

@@ -21,7 +21,12 @@ const GREY: Shield = Shield::Grey(ShieldReason::AuthenticityNotGuaranteed);
 
 /// Alice in a room of her own, and Bob outside. Both have identities.
 fn scene(seed: u64) -> (World, usize, usize, OwnedRoomId) {
+    scene_by(seed, false)
+}
+
+fn scene_by(seed: u64, sliding: bool) -> (World, usize, usize, OwnedRoomId) {
     let mut world = World::new(seed);
+    world.sliding = sliding;
     let alice = world.add_device_with("alice", Policy::default());
     let bob = world.add_device_with("bob", Policy::default());
     world.settle();
@@ -33,34 +38,36 @@ fn scene(seed: u64) -> (World, usize, usize, OwnedRoomId) {
 
 #[test]
 fn an_invited_user_reads_what_was_said_before_and_sees_whose_word_it_is() {
-    let (mut world, alice, bob, room) = scene(1);
-    let old = [world.send(alice, &room, "old 0"), world.send(alice, &room, "old 1")];
-    share(&mut world, alice, &room, bob);
-    let told = notices(&world, alice, "history_shared");
-    assert!(matches!(&told[..], [Notice::HistoryShared { devices: 1, .. }]), "{told:?}");
-    world.invite(alice, &room, bob);
-    world.settle();
-    assert_eq!(downloads(&world, bob), 0);
-    join(&mut world, bob, &room);
-    for (n, event) in old.iter().enumerate() {
-        let event = shown(&mut world, bob, &room, event);
-        assert!(event.body.is_ok(), "{n}: {:?}", event.body);
-        assert_eq!(event.shield, GREY);
-        assert_eq!(event.shared_by, Some(world.devices[alice].user_id.clone()));
-        assert_eq!(event.sender_device, None);
+    for sliding in [false, true] {
+        let (mut world, alice, bob, room) = scene_by(1, sliding);
+        let old = [world.send(alice, &room, "old 0"), world.send(alice, &room, "old 1")];
+        share(&mut world, alice, &room, bob);
+        let told = notices(&world, alice, "history_shared");
+        assert!(matches!(&told[..], [Notice::HistoryShared { devices: 1, .. }]), "{told:?}");
+        world.invite(alice, &room, bob);
+        world.settle();
+        assert_eq!(downloads(&world, bob), 0);
+        join(&mut world, bob, &room);
+        for (n, event) in old.iter().enumerate() {
+            let event = shown(&mut world, bob, &room, event);
+            assert!(event.body.is_ok(), "{n}: {:?}", event.body);
+            assert_eq!(event.shield, GREY);
+            assert_eq!(event.shared_by, Some(world.devices[alice].user_id.clone()));
+            assert_eq!(event.sender_device, None);
+        }
+        assert_eq!(downloads(&world, bob), 1);
+        let received = notices(&world, bob, "history_received");
+        assert!(matches!(&received[..], [Notice::HistoryReceived { new: 1, refused: 0, .. }]));
+        assert_eq!(
+            (rows(&world, bob, Table::Invitation), rows(&world, bob, Table::HistoryBundle)),
+            (0, 0)
+        );
+        // What is said from now on is what it always was, in the same session too.
+        let new = world.send(alice, &room, "new");
+        let new = shown(&mut world, bob, &room, &new);
+        assert_eq!((new.shield, new.shared_by), (Shield::None, None));
+        clean(&world);
     }
-    assert_eq!(downloads(&world, bob), 1);
-    let received = notices(&world, bob, "history_received");
-    assert!(matches!(&received[..], [Notice::HistoryReceived { new: 1, refused: 0, .. }]));
-    assert_eq!(
-        (rows(&world, bob, Table::Invitation), rows(&world, bob, Table::HistoryBundle)),
-        (0, 0)
-    );
-    // What is said from now on is what it always was, in the same session too.
-    let new = world.send(alice, &room, "new");
-    let new = shown(&mut world, bob, &room, &new);
-    assert_eq!((new.shield, new.shared_by), (Shield::None, None));
-    clean(&world);
 }
 
 #[test]
