@@ -5,12 +5,12 @@
 //! whose makers have said that later members may have them. Only with devices that the user has cross-signed, whatever the
 //! policy allows for what is said from now on: a bundle is all of a room's past (attack N28).
 
-use herold_crypto::{EncryptedFile, SecretBytes};
+use herold_crypto::{Curve25519PublicKey, EncryptedFile, SecretBytes};
 use herold_store::{
     Snapshot, SnapshotExt as _, StoreError,
     records::{
         InboundSessionKey, InboundSessionRecord, Membership, RoomKey, RoomRecord, RoomSessionKey,
-        ToDeviceQueueRecord, ToDeviceState, TrackedUserRecord, UserKey, WithheldRecord,
+        ToDeviceQueueRecord, ToDeviceState, TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{
@@ -22,8 +22,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    MachineError, Notice, app_to_device, devices, history_import::is_not_shared, key_backup,
-    share::is_shareable, txn::Txn,
+    MachineError, Notice, app_to_device, devices, key_backup, share::is_shareable, txn::Txn,
 };
 
 /// The type of the event that tells a device of a bundle.
@@ -120,7 +119,6 @@ impl HistoryBundle {
         }
         if self.done {
             self.add_session()?;
-            self.add_notes(snapshot)?;
         }
         Ok(self.done)
     }
@@ -135,7 +133,7 @@ impl HistoryBundle {
         });
         let Some((key, claim)) = best else { return Ok(()) };
         if !shareable {
-            self.withhold(key.session_id.as_str(), Some(claim.sender_key.to_base64()));
+            self.withhold(key.session_id.as_str(), &claim.sender_key);
             return Ok(());
         }
         let Some(data) = key_backup::session_data(&claim)? else { return Ok(()) };
@@ -161,33 +159,16 @@ impl HistoryBundle {
         Ok(())
     }
 
-    /// Passes on what we were told is not shared.
-    fn add_notes(&mut self, snapshot: &dyn Snapshot) -> Result<(), MachineError> {
-        let prefix = RoomSessionKey::of(&self.room_id);
-        for (key, note) in snapshot.list::<WithheldRecord>(&prefix, usize::MAX)? {
-            let known = InboundSessionKey::of(&key.room_id, &key.session_id);
-            if is_not_shared(&note.code)
-                && snapshot.list::<InboundSessionRecord>(&known, 1)?.is_empty()
-            {
-                self.withhold(key.session_id.as_str(), None);
-            }
-        }
-        Ok(())
-    }
-
-    fn withhold(&mut self, session_id: &str, sender_key: Option<String>) {
+    fn withhold(&mut self, session_id: &str, sender_key: &Curve25519PublicKey) {
         let code = WithheldCode::HistoryNotShared;
-        let mut note = json!({
+        self.withheld.push(json!({
             "algorithm": MEGOLM,
             "code": code.as_str(),
             "reason": code.reason(),
             "room_id": self.room_id,
+            "sender_key": sender_key.to_base64(),
             "session_id": session_id,
-        });
-        if let (Some(sender_key), Some(object)) = (sender_key, note.as_object_mut()) {
-            object.insert("sender_key".to_owned(), Value::String(sender_key));
-        }
-        self.withheld.push(note);
+        }));
     }
 }
 
