@@ -91,6 +91,7 @@ impl Hot {
             olm: HashMap::new(),
             ed25519: BTreeMap::new(),
             sender_devices: BTreeMap::new(),
+            history: None,
         }
     }
 
