@@ -113,9 +113,9 @@ pub enum Command {
     /// Make a room, encrypted unless said otherwise
     CreateRoom(CreateRoom),
     /// Join a room one is invited to
-    Join(RoomOnly),
+    Join(Join),
     /// Invite a user to a room
-    Invite(RoomUser),
+    Invite(Invite),
     /// Leave a room, or reject its invitation
     Leave(RoomOnly),
     /// Remove a user from a room
@@ -306,6 +306,31 @@ pub struct RoomUser {
 
     /// The user's id (@...:...)
     pub user: OwnedUserId,
+}
+
+/// `herold join`
+#[derive(clap::Args, Debug)]
+pub struct Join {
+    /// The room's id (!...)
+    pub room: OwnedRoomId,
+
+    /// Do not take the keys of older messages, should the inviter share them
+    #[arg(long)]
+    pub no_history: bool,
+}
+
+/// `herold invite`
+#[derive(clap::Args, Debug)]
+pub struct Invite {
+    /// The room's id (!...)
+    pub room: OwnedRoomId,
+
+    /// The user's id (@...:...)
+    pub user: OwnedUserId,
+
+    /// Share the keys of older messages, where those who wrote them allow it
+    #[arg(long)]
+    pub share_history: bool,
 }
 
 /// `herold members`

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     MachineError,
+    history_import::Import,
     txn::{Left, Txn},
     workers::{InTurn, Outcome, Workers},
 };
@@ -49,6 +50,8 @@ pub(crate) struct Hot {
     ed25519: BTreeMap<String, Ed25519PublicKey>,
     /// What senders have said of their devices, word by word, and was verified.
     sender_devices: BTreeMap<(OwnedUserId, String), Device>,
+    /// A bundle of room keys that is being taken in.
+    pub(crate) history: Option<Import>,
 }
 
 /// A live inbound session as one device has claimed it.
@@ -88,6 +91,7 @@ impl Hot {
             olm: HashMap::new(),
             ed25519: BTreeMap::new(),
             sender_devices: BTreeMap::new(),
+            history: None,
         }
     }
 

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use herold_store::records::{BackupBatchRecord, SignatureRecord};
+use herold_store::records::{
+    BackupBatchRecord, HistoryBundleKey, HistoryBundleRecord, SignatureRecord,
+};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
+
+use crate::history::MAX_BUNDLE;
 
 /// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +185,15 @@ impl Outgoing {
             RequestKind::Signatures { .. } => "signatures_upload",
             RequestKind::BackupVersion => "backup_version",
             RequestKind::BackupUpload { .. } => "backup_upload",
+            RequestKind::History { .. } => "history",
         }
+    }
+
+    /// The largest body of an answer that is taken, in bytes, if that is less than usual. Of a larger one nothing need be
+    /// read: see [`Answer::OverLimit`].
+    #[must_use]
+    pub fn response_limit(&self) -> Option<usize> {
+        matches!(self.kind, RequestKind::History { .. }).then_some(MAX_BUNDLE)
     }
 }
 
@@ -219,6 +231,11 @@ pub(crate) enum RequestKind {
     BackupUpload {
         sent: BackupBatchRecord,
     },
+    /// The bundle, as it was when the request was made.
+    History {
+        key: HistoryBundleKey,
+        sent: HistoryBundleRecord,
+    },
 }
 
 /// What came of a request.
@@ -235,6 +252,8 @@ pub enum Answer<'a> {
     },
     /// There was no answer. The server may or may not have acted.
     Failed,
+    /// The answer is larger than what is taken of it ([`Outgoing::response_limit`]).
+    OverLimit,
 }
 
 impl Answer<'_> {
@@ -251,6 +270,7 @@ impl Answer<'_> {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Failed => true,
+            Self::OverLimit => false,
             Self::Response { status, .. } => {
                 matches!(status, 401 | 408 | 425 | 429) || *status >= 500 || *status < 300
             }
@@ -260,6 +280,17 @@ impl Answer<'_> {
     /// Whether the server finds the request too large.
     pub(crate) fn is_too_large(&self) -> bool {
         matches!(self, Self::Response { status: 413, .. }) || self.errcode() == "M_TOO_LARGE"
+    }
+
+    /// Whether it was larger than what is taken.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        matches!(self, Self::OverLimit)
+    }
+
+    /// Whether the server does not know the endpoint.
+    pub(crate) fn is_unrecognised(&self) -> bool {
+        matches!(self, Self::Response { status: 404 | 405, .. })
+            && self.errcode() == "M_UNRECOGNIZED"
     }
 
     /// How long the server asked to wait, in milliseconds.
@@ -272,7 +303,7 @@ impl Answer<'_> {
                 }
                 serde_json::from_slice::<Limited>(body).ok()?.retry_after_ms
             }),
-            Self::Failed => None,
+            Self::Failed | Self::OverLimit => None,
         }
     }
 
@@ -284,6 +315,7 @@ impl Answer<'_> {
         }
         match self {
             Self::Failed => "NO_ANSWER".to_owned(),
+            Self::OverLimit => "OVER_LIMIT".to_owned(),
             Self::Response { status, body, .. } => serde_json::from_slice::<MatrixError>(body)
                 .map_or_else(|_| format!("HTTP_{status}"), |error| error.errcode),
         }

@@ -81,6 +81,8 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("parked", Small),
     Step::Table("secret_request", Small),
     Step::Table("verified_device", Small),
+    Step::Table("invitation", Small),
+    Step::Table("history_bundle", Large),
 ]];
 
 /// The newest version, which this code reads and writes.

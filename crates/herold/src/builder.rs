@@ -166,8 +166,8 @@ impl ClientBuilder {
             return Err(ClientError::WrongDeployment);
         }
         // A deployment may have become stricter since the account was made.
-        let floor = setup.deployment.policy.floor;
-        engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, &floor))?;
+        let policy = &setup.deployment.policy;
+        engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, policy))?;
         if let Some(mode) = setup.sync_mode {
             engine.step(|machine, snapshot, cx| machine.set_sync_mode(snapshot, cx, mode))?;
         }

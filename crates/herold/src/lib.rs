@@ -44,6 +44,7 @@ mod deployment;
 mod devices;
 mod engine;
 mod error;
+mod history;
 mod homeserver;
 mod http;
 mod key_backup;
@@ -74,6 +75,7 @@ pub use clock::{Clock, OsEntropy, SystemClock};
 pub use deployment::Deployment;
 pub use engine::{Engine, EngineError};
 pub use error::ClientError;
+pub use history::SharedHistory;
 pub use http::{HttpOptions, HttpTransport};
 pub use media::Download;
 pub use recovery::{Recovery, RecoveryState};
@@ -87,9 +89,10 @@ pub use herold_crypto::{
 };
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten,
-    HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece, Retention,
-    RetentionCursor, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome, ToDeviceRecipient,
-    ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView, Workers,
+    HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece,
+    Retention, RetentionCursor, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome,
+    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
+    Workers,
 };
 pub use herold_store::{
     MemoryStore, Store, StoreError,
