@@ -36,7 +36,7 @@ const FILE: &str = "matrix-sdk-crypto.sqlite3";
 const ROOM: &str = "!hall:example.org";
 const SIDE_ROOM: &str = "!chamber:example.org";
 /// As many sessions of Bob's come before the others.
-const SESSIONS: usize = 12;
+const SESSIONS: usize = 8;
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() {
@@ -90,14 +90,15 @@ async fn play(alice: Person, folder: &Path) -> Value {
     let carol = Person::new("@carol:example.org", "CAROLDEV").await;
     let dave = Person::new("@dave:example.org", "DAVEDEV").await;
     let erin = Person::new("@erin:example.org", "ERINDEV").await;
-    let all = [&alice, &bob, &carol, &dave, &erin];
+    let frank = Person::new("@frank:example.org", "FRANKDEV").await;
+    let all = [&alice, &bob, &carol, &dave, &erin, &frank];
     for person in all {
         // A server without a fallback key makes the device publish one.
         person.sync(&[], false).await;
         person.upload(&mut server).await;
     }
     // Dave has no identity.
-    for person in [&alice, &bob, &carol, &erin] {
+    for person in [&alice, &bob, &carol, &erin, &frank] {
         person.bootstrap(&mut server).await;
     }
     let users: Vec<OwnedUserId> = all.iter().map(|person| person.user.clone()).collect();
@@ -117,10 +118,7 @@ async fn play(alice: Person, folder: &Path) -> Value {
         .machine
         .set_room_settings(
             hall,
-            &RoomSettings {
-                session_rotation_period_messages: Some(77),
-                ..RoomSettings::default()
-            },
+            &RoomSettings { session_rotation_period_messages: Some(77), ..RoomSettings::default() },
         )
         .await
         .expect("settings can be set");
@@ -128,9 +126,9 @@ async fn play(alice: Person, folder: &Path) -> Value {
     // Bob's sessions; the last ones are not in the backup.
     let mut old_messages = Vec::new();
     for number in 0..SESSIONS {
-        let (keys, message) =
-            bob.say(hall, &users, &mut server, &format!("old message {number}"), number % 2 == 0)
-                .await;
+        let (keys, message) = bob
+            .say(hall, &users, &mut server, &format!("old message {number}"), number % 2 == 0)
+            .await;
         alice.sync(&to(&alice, &keys), true).await;
         for other in [&carol, &dave] {
             other.sync(&to(other, &keys), true).await;
@@ -184,7 +182,7 @@ async fn play(alice: Person, folder: &Path) -> Value {
     let by_a_one_time_key = to(&alice, &keys);
     server.forget_one_time_keys(&alice);
     let (keys, fallback_message) =
-        erin.say(hall, &users, &mut server, "by the fallback key", true).await;
+        frank.say(hall, &users, &mut server, "by the fallback key", true).await;
     let by_the_fallback_key = to(&alice, &keys);
 
     let identity = alice.machine.identity_keys();
@@ -397,8 +395,7 @@ impl Person {
             .encrypt_room_event_raw(room, "m.room.message", &content)
             .await
             .expect("it encrypts");
-        let content: Value =
-            serde_json::from_str(encrypted.content.json().get()).expect("JSON");
+        let content: Value = serde_json::from_str(encrypted.content.json().get()).expect("JSON");
         server.events += 1;
         let event = json!({
             "type": "m.room.encrypted",

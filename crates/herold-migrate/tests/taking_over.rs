@@ -32,10 +32,10 @@ fn everything_in_the_store_is_taken_or_named() {
         assert_eq!(report.taken(Kind::RoomKeySender), sessions - 1, "{report:#?}");
         assert_eq!(report.left(Kind::RoomKeySender, Reason::NotAuthentic), 1);
         assert!(report.taken(Kind::OlmSession) >= 2);
-        assert_eq!(report.taken(Kind::Device), 5);
+        assert_eq!(report.taken(Kind::Device), 6);
         assert_eq!(report.taken(Kind::BlockedDevice), 1);
-        assert_eq!(report.taken(Kind::Identity), 4);
-        assert_eq!(report.taken(Kind::TrackedUser), 5);
+        assert_eq!(report.taken(Kind::Identity), 5);
+        assert_eq!(report.taken(Kind::TrackedUser), 6);
         assert_eq!(report.taken(Kind::CrossSigningKey), 3);
         assert_eq!(report.taken(Kind::BackupKey), 1);
         assert_eq!(report.taken(Kind::BackupVersion), 1);
@@ -228,7 +228,7 @@ fn nothing_is_sent_through_a_channel_before_somebody_was_heard_on_it() {
                 cx,
                 room.as_str().try_into().unwrap(),
                 "m.room.message",
-                r#"{"msgtype":"m.text","body":"hello"}"#,
+                &json!({ "msgtype": "m.text", "body": "hello" }),
                 None,
             )
         })

@@ -199,9 +199,10 @@ impl Device {
     pub fn reads(&self, message: &Value) -> RoomEvent {
         let event = &message["event"];
         let shown = self.event(event["room_id"].as_str().unwrap(), &event["event_id"]);
-        let clear = shown.body.as_ref().unwrap_or_else(|utd| {
-            panic!("{} cannot be decrypted: {utd:?}", message["text"])
-        });
+        let clear = shown
+            .body
+            .as_ref()
+            .unwrap_or_else(|utd| panic!("{} cannot be decrypted: {utd:?}", message["text"]));
         let content: Value = serde_json::from_str(&clear.content).unwrap();
         assert_eq!(content["body"], message["text"]);
         assert_eq!(shown.sender.as_str(), event["sender"]);
