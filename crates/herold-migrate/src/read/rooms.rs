@@ -61,7 +61,7 @@ impl Reading<'_> {
         }
         let sender = if foreign.imported { None } else { sender_ed25519 }.and_then(|ed25519| {
             let keys = (*sender_key.as_bytes(), *ed25519.as_bytes());
-            prove_sender(sender_data.as_ref(), keys, owners, &self.user_id)
+            prove_sender(sender_data.as_ref(), keys, owners)
         });
         let record = InboundSessionRecord {
             pickle: session.to_record(),
@@ -122,27 +122,20 @@ fn prove_sender(
     data: Option<&SenderData>,
     keys: ([u8; 32], [u8; 32]),
     owners: &Owners,
-    own: &OwnedUserId,
 ) -> Option<OwnedUserId> {
-    let of_a_device =
-        |user: &OwnedUserId| owners.get(&keys).is_some_and(|users| users.contains(user));
     match data? {
-        // Our own sessions.
         SenderData::UnknownDevice {} => None,
         SenderData::DeviceInfo { device_keys } => {
             let device = checked_device(device_keys)?;
-            let fits =
-                (*device.keys.curve25519.as_bytes(), *device.keys.ed25519.as_bytes()) == keys;
-            // Who has our device's keys is this device, and nobody else.
-            let is_own_key = of_a_device(own);
-            (fits && (!is_own_key || device.user_id == *own)).then_some(device.user_id)
+            let its_keys = (*device.keys.curve25519.as_bytes(), *device.keys.ed25519.as_bytes());
+            (its_keys == keys).then_some(device.user_id)
         }
         SenderData::VerificationViolation(known)
         | SenderData::SenderUnverified(known)
         | SenderData::SenderVerified(known)
         | SenderData::SenderKnown(known) => {
             let user_id = OwnedUserId::try_from(known.user_id.as_str()).ok()?;
-            of_a_device(&user_id).then_some(user_id)
+            owners.get(&keys).is_some_and(|users| users.contains(&user_id)).then_some(user_id)
         }
     }
 }
