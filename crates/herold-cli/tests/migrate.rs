@@ -65,7 +65,8 @@ fn a_dry_run_tells_and_writes_nothing() {
     let home = tempfile::tempdir().unwrap();
     let from = fixture("passphrase");
     let arguments = ["--json", "migrate", "--dry-run", "--from", from.to_str().unwrap()];
-    let told = answer(&herold(home.path(), &[("HEROLD_SOURCE_PASSPHRASE", PASSPHRASE)], &arguments));
+    let told =
+        answer(&herold(home.path(), &[("HEROLD_SOURCE_PASSPHRASE", PASSPHRASE)], &arguments));
     assert_eq!(told["user_id"], "@alice:example.org");
     assert_eq!(told["device_id"], "ALICEDEV");
     assert_eq!(told["dry_run"], true);

@@ -141,7 +141,13 @@ impl Machine {
         }
         let mut adopted =
             Adopted { secrets: put_secrets(&mut txn, adoption.secrets)?, ..Adopted::default() };
-        if let Some(pending) = &adoption.pending {
+        let published = own_identity::own_identity(&txn)?;
+        let is_superseded = |pending: &CrossSigningKeys| {
+            published.as_ref().is_some_and(|known| known.master != pending.master.public_key())
+        };
+        if let Some(pending) = &adoption.pending
+            && !is_superseded(pending)
+        {
             txn.put(
                 &Only,
                 &PendingIdentityRecord {

@@ -4,7 +4,9 @@ mod common;
 
 use std::{fs, time::Duration};
 
-use common::{Device, FIXTURES, bytes, copy, dry_run, open, store_key, world, write};
+use common::{
+    Device, FIXTURES, bytes, changed, copy, dry_run, members, open, store_key, world, write,
+};
 use herold::{Shield, ShieldReason, SqliteStore, StoreError, StoreOptions};
 use herold_migrate::{Kind, MigrateError, Reason};
 use serde_json::json;
@@ -137,6 +139,32 @@ fn the_device_goes_on_as_the_same_device() {
     }
 }
 
+/// The old client notes whether the server has accepted its identity.
+#[test]
+fn an_identity_that_was_not_accepted_yet_is_offered_again() {
+    for (shared, prepared) in [(false, true), (true, false)] {
+        let source = changed("none", |connection| {
+            let read = "SELECT value FROM kv WHERE key = 'identity'";
+            let mut value: Vec<u8> = connection.query_row(read, (), |row| row.get(0)).unwrap();
+            let name = b"shared";
+            let at = value.windows(name.len()).position(|window| window == name).unwrap();
+            // False and true in MessagePack.
+            value[at + name.len()] = if shared { 0xc3 } else { 0xc2 };
+            let write = "UPDATE kv SET value = ?1 WHERE key = 'identity'";
+            connection.execute(write, [value]).unwrap();
+        });
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("new");
+        let report = write(&open(source.path(), "none").unwrap(), &target).unwrap();
+        assert_eq!(report.taken(Kind::CrossSigningKey), 3);
+        let device = Device::open(&target, world(source.path()));
+        let here = device.engine.read(|machine, snapshot| machine.identity_keys_here(snapshot));
+        assert_eq!(here.unwrap(), [true; 3]);
+        let said = device.engine.read(|machine, snapshot| machine.identity_is_prepared(snapshot));
+        assert_eq!(said.unwrap(), prepared);
+    }
+}
+
 #[test]
 fn old_messages_are_read_and_shown_as_what_they_are() {
     for fixture in FIXTURES {
@@ -209,16 +237,8 @@ fn nothing_is_sent_through_a_channel_before_somebody_was_heard_on_it() {
     let mut device = Device::open(&target, world.clone());
     device.settle();
     let room = world["room_id"].as_str().unwrap().to_owned();
-    let member = |user: &serde_json::Value| {
-        json!({
-            "type": "m.room.member", "state_key": user, "sender": user,
-            "event_id": format!("$m{}", user.as_str().unwrap()), "origin_server_ts": 1,
-            "content": { "membership": "join" },
-        })
-    };
-    let members: Vec<_> = world["users"].as_array().unwrap().iter().map(member).collect();
     // Bob is heard over the channel, the others are not.
-    device.sync(&world["by_the_channel"], &room, &members);
+    device.sync(&world["by_the_channel"], &room, &members(&world));
     device.asked.clear();
     device
         .engine

@@ -128,10 +128,8 @@ async fn check_token(
     if !token.as_str().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::usage("that is no access token"));
     }
-    let options = HttpOptions {
-        allow_insecure_http: args.allow_insecure_http,
-        ..HttpOptions::default()
-    };
+    let options =
+        HttpOptions { allow_insecure_http: args.allow_insecure_http, ..HttpOptions::default() };
     let transport = HttpTransport::new(options).map_err(herold::ClientError::from)?;
     let timeout = setting.global.timeout.saturating_mul(1000);
     let request = TransportRequest {
@@ -149,7 +147,10 @@ async fn check_token(
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     if answer.status != 200 {
         let errcode = body["errcode"].as_str().unwrap_or("no reason");
-        return Err(Failure::new(Kind::Refused, format!("the server refused the token: {errcode}")));
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("the server refused the token: {errcode}"),
+        ));
     }
     if body["user_id"] != about.user_id.as_str() || body["device_id"] != about.device_id.as_str() {
         return Err(Failure::usage(format!(
@@ -176,14 +177,22 @@ fn tell(setting: &Setting, report: &Report, folder: Option<&Path>) -> Result<(),
         clean(report.user_id.as_str()),
         clean(report.device_id.as_str())
     )];
-    lines.push(format!("key of this device: {}", crate::commands::devices::fingerprint(&report.ed25519)));
+    lines.push(format!(
+        "key of this device: {}",
+        crate::commands::devices::fingerprint(&report.ed25519)
+    ));
     lines.push("taken:".to_owned());
     for (kind, count) in &report.taken {
         lines.push(format!("    {}: {count}", kind.as_str()));
     }
     lines.push("not taken, or not as it was:".to_owned());
     for left in &report.left {
-        lines.push(format!("    {}: {} ({})", left.kind.as_str(), left.count, left.reason.as_str()));
+        lines.push(format!(
+            "    {}: {} ({})",
+            left.kind.as_str(),
+            left.count,
+            left.reason.as_str()
+        ));
         for name in &left.names {
             lines.push(format!("        {}", clean(name)));
         }

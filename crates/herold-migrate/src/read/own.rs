@@ -40,21 +40,24 @@ impl Reading<'_> {
                 }
             }
         }
-        if !adoption.identities.iter().any(|known| known.parsed.user_id() == self.user_id) {
+        if !self.is_own_known(adoption) {
             self.without_a_row(adoption, &foreign);
         }
-        if !foreign.shared && opened.len() == 3 {
-            // The server may not have it yet: it is uploaded, the same one, when the user asks for an identity.
-            let mut keys = opened.into_iter().map(|(_, key)| key);
-            if let (Some(master), Some(self_signing), Some(user_signing)) =
-                (keys.next(), keys.next(), keys.next())
-            {
-                self.report.take(Kind::CrossSigningKey, 3);
-                adoption.pending = Some(CrossSigningKeys { master, self_signing, user_signing });
-            }
-            return;
+        if !foreign.shared {
+            // The server may not have it: the same one is uploaded when the user asks for an identity.
+            adoption.pending = whole(&opened);
         }
-        adoption.secrets = opened.iter().map(|(usage, key)| (*usage, key.to_secret())).collect();
+        if self.is_own_known(adoption) || adoption.pending.is_none() {
+            let secrets = opened.iter().map(|(usage, key)| (*usage, key.to_secret()));
+            adoption.secrets = secrets.collect();
+        } else {
+            self.report.take(Kind::CrossSigningKey, opened.len() as u64);
+        }
+    }
+
+    /// Whether there is a public half.
+    fn is_own_known(&self, adoption: &Adoption) -> bool {
+        adoption.identities.iter().any(|known| known.parsed.user_id() == self.user_id)
     }
 
     /// The public half stands beside the private one too; if it was not found where it belongs, this is the published
@@ -116,6 +119,17 @@ impl Reading<'_> {
             (None, None) => {}
         }
     }
+}
+
+/// The three keys, if they are all there.
+fn whole(opened: &[(KeyUsage, SigningKey)]) -> Option<CrossSigningKeys> {
+    let [(_, master), (_, self_signing), (_, user_signing)] = opened else { return None };
+    let copy = |key: &SigningKey| SigningKey::from_record(key.to_record().as_slice()).ok();
+    Some(CrossSigningKeys {
+        master: copy(master)?,
+        self_signing: copy(self_signing)?,
+        user_signing: copy(user_signing)?,
+    })
 }
 
 /// A private key that is that of the public key beside it.

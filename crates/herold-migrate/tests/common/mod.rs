@@ -103,6 +103,18 @@ pub fn write(source: &Source, target: &Path) -> Result<Report, MigrateError> {
     )
 }
 
+/// Everybody, as members of the room.
+pub fn members(world: &Value) -> Vec<Value> {
+    let member = |user: &Value| {
+        json!({
+            "type": "m.room.member", "state_key": user, "sender": user,
+            "event_id": format!("$m{}", user.as_str().unwrap()), "origin_server_ts": 1,
+            "content": { "membership": "join" },
+        })
+    };
+    world["users"].as_array().unwrap().iter().map(member).collect()
+}
+
 /// The account that was taken over, and its world.
 pub struct Device {
     pub engine: Engine,
@@ -137,7 +149,7 @@ impl Device {
                     "keys_query" => self.keys_query(&body),
                     "keys_claim" => json!({ "one_time_keys": {} }),
                     "backup_upload" => json!({ "etag": "2", "count": 9 }),
-                    "members" => json!({ "chunk": [] }),
+                    "members" => json!({ "chunk": members(&self.world) }),
                     _ => json!({}),
                 };
                 self.asked.push((request.kind(), body));
