@@ -1,5 +1,7 @@
 //! What is damaged, or not what it is filed as, is left out and named; the rest is taken.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::fs;

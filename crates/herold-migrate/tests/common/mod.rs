@@ -3,7 +3,8 @@
 //! The stores were made by `migration-fixture` in `benches/opponent`: matrix-sdk-crypto 0.18 with its SQLite store, one
 //! without a passphrase and one with. `world.json` beside them says what is in them, and what others have sent since.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::BTreeMap,
