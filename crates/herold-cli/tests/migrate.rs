@@ -1,7 +1,7 @@
 //! `herold migrate` as a process, over the fixtures of `herold-migrate`.
 
 #![cfg(feature = "migrate")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     fs,
