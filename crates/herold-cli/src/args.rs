@@ -31,6 +31,9 @@ Secrets:
                           (or $HEROLD_RECOVERY_PASSPHRASE, when it is made)
     a key file's          --stdin of 'keys export' and 'keys import', or $HEROLD_KEYS_PASSPHRASE
       passphrase
+    an old client's store --source-key-file of 'migrate' (as the store's key), or
+                          $HEROLD_SOURCE_PASSPHRASE
+    its access token      --token-stdin of 'migrate', or $HEROLD_ACCESS_TOKEN
 
   'recovery enable' and 'recovery reset' print the new recovery key, once; nothing else prints a secret.
   'login' and 'store rekey' with a key file that does not exist yet make one.
@@ -45,7 +48,7 @@ Exit codes:
   1  failed                                6  the server refused
   2  wrong arguments                       7  no answer: the network, or time ran out
   3  not logged in                         8  the deployment's policy forbids it
-  4  another process uses the store
+  4  another process uses the store        9  this build does not have the command
 
 Scripting:
   With --json each answer is one JSON object per line on standard output. Progress and errors go to
@@ -106,6 +109,8 @@ pub struct Global {
 pub enum Command {
     /// Log in with a password, as a new device
     Login(Login),
+    /// Take an account over from an older client (matrix-sdk-crypto): the same device goes on here
+    Migrate(Migrate),
     /// End the session on the server; the store stays, and stays readable
     Logout(Logout),
     /// List the rooms
@@ -185,6 +190,55 @@ pub struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub password_stdin: bool,
+
+    /// Who is given room keys
+    #[arg(long, value_enum, default_value_t = RecipientsArg::AllDevices)]
+    pub recipients: RecipientsArg,
+
+    /// Whose messages are shown
+    #[arg(long, value_enum, default_value_t = DecryptTrustArg::Any)]
+    pub decrypt_trust: DecryptTrustArg,
+
+    /// Allow http:// to other machines: everything but the messages can then be read on the way
+    #[arg(long)]
+    pub allow_insecure_http: bool,
+}
+
+/// `herold migrate`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+The old client must not be started again afterwards, not even once: it and this one would each use up
+what the other needs, and messages would be lost to both. Its store is only read.
+
+Not in every build: 'cargo build -p herold-cli --features migrate'.
+
+Examples:
+  herold migrate --from ~/.local/share/old-client/crypto --dry-run
+  herold migrate --from ~/.local/share/old-client/crypto --homeserver https://matrix.example.org")]
+pub struct Migrate {
+    /// The folder with the old client's matrix-sdk-crypto.sqlite3
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+
+    /// The base URL of the homeserver; not needed for a dry run
+    #[arg(long, value_name = "URL")]
+    pub homeserver: Option<String>,
+
+    /// Say what would be taken over, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// The file that holds the old store's key; without it its passphrase is asked for
+    #[arg(long, value_name = "FILE", env = "HEROLD_SOURCE_KEY_FILE", hide_env_values = true)]
+    pub source_key_file: Option<PathBuf>,
+
+    /// Read the device's access token from the first line of standard input
+    #[arg(long)]
+    pub token_stdin: bool,
+
+    /// How to synchronise: 'sliding' needs a server with simplified sliding sync (MSC4186)
+    #[arg(long, value_name = "KIND", value_enum, default_value = "v2")]
+    pub sync: SyncArg,
 
     /// Who is given room keys
     #[arg(long, value_enum, default_value_t = RecipientsArg::AllDevices)]

@@ -7,6 +7,8 @@
 //! - The store's new key: such a file (`--new-store-key-file`), `HEROLD_NEW_STORE_PASSPHRASE`, or the terminal.
 //! - The recovery key, or the passphrase in its place: `--stdin`, `HEROLD_RECOVERY_KEY`, or the terminal.
 //! - A key file's passphrase: `--stdin`, `HEROLD_KEYS_PASSPHRASE`, or the terminal.
+//! - An older client's store: a key file (`--source-key-file`), `HEROLD_SOURCE_PASSPHRASE`, or the terminal; its access
+//!   token: `--token-stdin`, `HEROLD_ACCESS_TOKEN`, or the terminal.
 
 use std::{
     fs,
@@ -34,6 +36,13 @@ const RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_KEY";
 const NEW_RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_PASSPHRASE";
 /// The variable with the passphrase of a key file.
 const KEYS_VARIABLE: &str = "HEROLD_KEYS_PASSPHRASE";
+
+/// The variable with the passphrase of an older client's store.
+#[cfg(feature = "migrate")]
+const SOURCE_VARIABLE: &str = "HEROLD_SOURCE_PASSPHRASE";
+/// The variable with an access token.
+#[cfg(feature = "migrate")]
+const TOKEN_VARIABLE: &str = "HEROLD_ACCESS_TOKEN";
 
 /// The longest password or passphrase taken, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -93,6 +102,39 @@ pub fn keys_passphrase(from_stdin: bool, purpose: Purpose) -> Result<SecretStrin
         Purpose::Open => ask("Passphrase of the key file: ", help),
         Purpose::Create => ask_twice("New passphrase for the key file: ", help),
     }
+}
+
+/// The passphrase of an older client's store, if one was given without asking.
+///
+/// # Errors
+/// When the variable cannot be read.
+#[cfg(feature = "migrate")]
+pub fn source_passphrase() -> Result<Option<SecretString>, Failure> {
+    variable(SOURCE_VARIABLE)
+}
+
+/// Asks for the passphrase of an older client's store.
+///
+/// # Errors
+/// When there is nobody to ask.
+#[cfg(feature = "migrate")]
+pub fn ask_source_passphrase() -> Result<SecretString, Failure> {
+    ask("Passphrase of the old store: ", "use --source-key-file or HEROLD_SOURCE_PASSPHRASE")
+}
+
+/// An access token.
+///
+/// # Errors
+/// When there is none, or nobody to ask.
+#[cfg(feature = "migrate")]
+pub fn access_token(from_stdin: bool, question: &str) -> Result<SecretString, Failure> {
+    if from_stdin {
+        return first_line(io::stdin().lock());
+    }
+    if let Some(token) = variable(TOKEN_VARIABLE)? {
+        return Ok(token);
+    }
+    ask(question, "use --token-stdin or HEROLD_ACCESS_TOKEN")
 }
 
 /// Whether what the secret is for is there already or is about to be made.

@@ -43,6 +43,7 @@ fn every_command_has_help() {
     let home = tempfile::tempdir().unwrap();
     for command in [
         "login",
+        "migrate",
         "logout",
         "rooms",
         "create-room",
@@ -82,6 +83,15 @@ fn wrong_arguments_end_with_two() {
     ] {
         assert_eq!(herold(home.path(), arguments).status.code(), Some(2), "{arguments:?}");
     }
+}
+
+#[cfg(not(feature = "migrate"))]
+#[test]
+fn a_build_without_the_migration_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let output = herold(home.path(), &["migrate", "--from", "nowhere", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(9));
+    assert!(text(&output.stderr).contains("--features migrate"), "{}", text(&output.stderr));
 }
 
 #[test]

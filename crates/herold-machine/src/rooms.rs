@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A room just heard of.
-fn new_room(membership: Membership) -> RoomRecord {
+pub(crate) fn new_room(membership: Membership) -> RoomRecord {
     RoomRecord {
         membership,
         encryption: None,

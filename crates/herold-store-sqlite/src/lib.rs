@@ -52,3 +52,4 @@ mod tests;
 pub use key::{PassphraseCost, StoreKey, StoreOptions};
 pub use open::SqliteStore;
 pub use rollback::RollbackGuard;
+pub use wal::{LogFrame, walk_log};

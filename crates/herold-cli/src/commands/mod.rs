@@ -9,6 +9,7 @@ mod inspect;
 mod keys;
 mod listen;
 mod messages;
+mod migrate;
 mod recovery;
 mod rooms;
 mod store;
@@ -40,6 +41,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
     let setting = Setting::new(global);
     match command {
         Command::Login(args) => account::login(&setting, args).await,
+        Command::Migrate(args) => migrate::migrate(&setting, args).await,
         Command::Logout(_) => account::logout(&setting).await,
         Command::Rooms(args) => rooms::rooms(&setting, args).await,
         Command::CreateRoom(args) => rooms::create(&setting, args).await,
