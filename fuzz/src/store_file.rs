@@ -265,11 +265,15 @@ fn check(directory: &Path, image: &Image, files: &Files, states: &[Vec<Row>]) {
     }
     assert!((0..NAMES.len()).any(|number| !same(number)), "a good store: {error}");
     let mut after = read(directory);
-    if let (Some(unnamed), None) = (files.get(&NEW), files.get(&0))
+    if let Some(unnamed) = files.get(&NEW)
         && after.get(&0) == Some(unnamed)
+        && !after.contains_key(&NEW)
     {
-        // The making of a store that a kill cut short was ended: that much is allowed.
-        after.remove(&0);
+        // The making or the re-keying of a store that a kill cut short was ended: that much is allowed.
+        match files.get(&0) {
+            Some(old) => after.insert(0, old.clone()),
+            None => after.remove(&0),
+        };
         after.insert(NEW, unnamed.clone());
     }
     if !files.contains_key(&LOG) && after.get(&LOG).is_some_and(Vec::is_empty) {

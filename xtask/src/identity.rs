@@ -127,6 +127,29 @@ pub fn backup(world: &World<'_>) -> Result<()> {
     read_many(&mut a3, &room, "second", &second)
 }
 
+/// A's old messages, in several sessions, are readable for B, whom A invites with the room's history.
+pub fn history(world: &World<'_>) -> Result<()> {
+    let (mut a, mut b) = world.two()?;
+    bootstrap(world, &mut a)?;
+    bootstrap(world, &mut b)?;
+    let room = make_room(&mut a, &mut [], json!({"rotation_msgs": 2}))?;
+    let send = |n| a.send(&room, &format!("old {n}"));
+    let old = (0..5).map(send).collect::<Result<Vec<_>>>()?;
+    let of_b = b.user().to_owned();
+    a.call("invite", json!({"room": room, "user": of_b, "share_history": true}))?;
+    b.wait_member(&room, &of_b, "invite")?;
+    b.call("join", json!({"room": room, "accept_history": true}))?;
+    for (n, event) in old.iter().enumerate() {
+        let message = reads(&mut b, &room, event, a.user(), &format!("old {n}"))?;
+        ensure(message["shield"] == "grey", || {
+            format!("{} shows what was passed on as {}", b.label(), message["shield"])
+        })?;
+    }
+    a.wait_member(&room, &of_b, "join")?;
+    say(&mut b, &room, "thanks", &mut [&mut a])?;
+    say(&mut a, &room, "new", &mut [&mut b]).map(drop)
+}
+
 /// Makes an identity, a backup and a secret storage; the recovery key.
 fn bootstrap(world: &World<'_>, peer: &mut Peer) -> Result<String> {
     let made = peer.call("bootstrap", json!({"password": PASSWORD}))?;

@@ -30,7 +30,8 @@ const LAYERS: &[Layer] = &[
     Layer { name: "herold-machine", uses: &["herold-crypto", "herold-trust", "herold-store"], pure: true },
     Layer { name: "herold-store-sqlite", uses: &["herold-crypto", "herold-store"], pure: false },
     Layer { name: "herold", uses: &["herold-crypto", "herold-trust", "herold-store", "herold-store-sqlite", "herold-machine"], pure: false },
-    Layer { name: "herold-cli", uses: &["herold"], pure: false },
+    Layer { name: "herold-migrate", uses: &["herold-crypto", "herold-trust", "herold-store", "herold-store-sqlite", "herold-machine"], pure: false },
+    Layer { name: "herold-cli", uses: &["herold", "herold-migrate"], pure: false },
     Layer { name: "herold-ffi", uses: &["herold"], pure: false },
 ];
 
@@ -40,13 +41,17 @@ const FREE: &[&str] = &["herold-testkit", "herold-examples", "xtask"];
 /// A foreign crate and the only layers that may name it.
 const OWNED: &[(&str, &[&str])] = &[
     ("vodozemac", &["herold-crypto"]),
-    ("rusqlite", &["herold-store-sqlite"]),
+    ("rusqlite", &["herold-store-sqlite", "herold-migrate"]),
+    ("matrix-sdk-store-encryption", &["herold-migrate"]),
     ("libsqlite3-sys", &[]),
     ("reqwest", &["herold"]),
     ("hyper", &[]),
     ("tokio", &["herold", "herold-cli", "herold-ffi"]),
     ("uniffi", &["herold-ffi"]),
 ];
+
+/// The one crate of the opponents' that is no engine: the format of their encrypted values.
+const THEIR_FORMAT: &str = "matrix-sdk-store-encryption";
 
 /// What must not be anywhere below a pure crate.
 const IMPURE: &[&str] = &[
@@ -179,9 +184,11 @@ impl Graph {
     fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (name, member) in &self.members {
-            for opponent in
-                member.names.iter().filter(|n| n.starts_with("matrix-sdk") || n.starts_with("olm-"))
-            {
+            let is_opponent = |name: &&String| {
+                (name.starts_with("matrix-sdk") && *name != THEIR_FORMAT)
+                    || name.starts_with("olm-")
+            };
+            for opponent in member.names.iter().filter(is_opponent) {
                 found.push(format!(
                     "{name} depends on {opponent}, which belongs in a workspace of its own"
                 ));
@@ -331,6 +338,25 @@ mod tests {
         let packages: &[Package<'_>] =
             &[("herold-testkit", false, &[("matrix-sdk-crypto", Some("dev"))])];
         assert_eq!(found(packages).len(), 1);
+    }
+
+    #[test]
+    fn the_opponents_format_is_for_the_migration_alone() {
+        let format = ("matrix-sdk-store-encryption", None);
+        let packages: &[Package<'_>] = &[("herold-migrate", true, &[format, ("rusqlite", None)])];
+        assert_eq!(found(packages), Vec::<String>::new());
+        let packages: &[Package<'_>] = &[
+            ("herold", true, &[("herold-migrate", None), format]),
+            ("herold-migrate", true, &[("matrix-sdk-crypto", None)]),
+        ];
+        assert_eq!(
+            found(packages),
+            [
+                "herold may not use herold-migrate",
+                "herold may not name matrix-sdk-store-encryption",
+                "herold-migrate depends on matrix-sdk-crypto, which belongs in a workspace of its own",
+            ]
+        );
     }
 
     #[test]

@@ -26,8 +26,10 @@ use std::process::ExitCode;
 use error::{Result, fail};
 
 const USAGE: &str = "\
-cargo xtask test                  every test: the workspace's, then the interoperability with foreign
+cargo xtask test [--long]         every test: the workspace's, then the interoperability with foreign
                                   clients over a real Synapse
+    --long                        the store's tests against kills and power loss take their time: 500 kills,
+                                  50,000 power losses, a million rows
 cargo xtask interop [OPTIONS]     only the latter
     --only NAME[,NAME..]          these scenarios
     --pairs A:B[,A:B..]           these pairs of herold, js, nio
@@ -84,8 +86,9 @@ fn run(arguments: &[String]) -> Result<bool> {
         "sim" => sim::run(&sim::Options::parse(rest)?),
         "mutants" => mutants::run(&mutants::Options::parse(rest)?),
         "fuzz" => fuzz::run(&fuzz::Options::parse(rest)?),
+        "test" if rest == ["--long"] => test::run(true).map(|tally| tally.good()),
         _ if !rest.is_empty() => fail(format!("{command} takes no arguments\n{USAGE}")),
-        "test" => test::run().map(|tally| tally.good()),
+        "test" => test::run(false).map(|tally| tally.good()),
         "setup" => setup::everything().map(|()| true),
         "layering" => layering::check_workspace(),
         "deny" => deny::run(),

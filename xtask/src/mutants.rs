@@ -161,11 +161,18 @@ fn all() -> Result<Vec<Mutant>> {
 fn copy_workspace(copy: &Path) -> Result<()> {
     let root = cargo::root();
     let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
-    let members = manifest
-        .lines()
-        .map(|line| if line.starts_with("members") { "members = [\"crates/*\"]" } else { line })
-        .collect::<Vec<_>>()
-        .join("\n");
+    let mut in_defaults = false;
+    let mut members = String::new();
+    for line in manifest.lines() {
+        // What is built by default names folders that are not copied.
+        in_defaults |= line.starts_with("default-members");
+        let line = if line.starts_with("members") { "members = [\"crates/*\"]" } else { line };
+        if !in_defaults {
+            members.push_str(line);
+            members.push('\n');
+        }
+        in_defaults &= line != "]";
+    }
     fs::create_dir_all(copy)?;
     write_if_other(&copy.join("Cargo.toml"), members.as_bytes())?;
     for file in ["Cargo.lock", "clippy.toml"] {

@@ -10,14 +10,15 @@ use crate::interop;
 use crate::tally::Tally;
 
 /// Runs the workspace's tests, then the interoperability and the bindings, whatever the former say, and
-/// prints the sum as the last line.
+/// prints the sum as the last line. `long` lets those tests that can do more of the same take
+/// their time.
 ///
 /// # Errors
 ///
 /// Something could not be built or installed.
-pub fn run() -> Result<Tally> {
+pub fn run(long: bool) -> Result<Tally> {
     let began = Instant::now();
-    let mut all = workspace()?;
+    let mut all = workspace(long)?;
     println!("workspace tests: {all}; {} s", began.elapsed().as_secs());
     // With the packages and targets of the tests, so that the dependencies' features are the same and
     // nothing is built a second time.
@@ -29,15 +30,22 @@ pub fn run() -> Result<Tally> {
     Ok(all)
 }
 
-fn workspace() -> Result<Tally> {
-    let nextest = cargo::cargo()
+fn workspace(long: bool) -> Result<Tally> {
+    let cargo = || {
+        let mut cargo = cargo::cargo();
+        if long {
+            cargo.env("HEROLD_LONG", "1");
+        }
+        cargo
+    };
+    let nextest = cargo()
         .args(["nextest", "--version"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()?
         .success();
     if !nextest {
-        return cargo::count(cargo::cargo().args(["test", "--workspace", "--no-fail-fast"]));
+        return cargo::count(cargo().args(["test", "--workspace", "--no-fail-fast"]));
     }
     let options = [
         "nextest",
@@ -47,7 +55,9 @@ fn workspace() -> Result<Tally> {
         "--color=never",
         "--config-file=xtask/nextest.toml",
     ];
-    let mut tally = cargo::count(cargo::cargo().args(options))?;
-    tally += cargo::count(cargo::cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))?;
+    // Such a test does not hang: it has an hour.
+    let profile = if long { "--profile=long" } else { "--profile=default" };
+    let mut tally = cargo::count(cargo().args(options).arg(profile))?;
+    tally += cargo::count(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))?;
     Ok(tally)
 }

@@ -204,6 +204,8 @@ impl Policy {
             untrusted_grace: self
                 .untrusted_grace_seconds
                 .map_or(default.untrusted_grace, Duration::from_secs),
+            share_history: default.share_history,
+            accept_history: default.accept_history,
         }
     }
 }

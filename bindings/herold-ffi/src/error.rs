@@ -230,7 +230,9 @@ fn store(error: &StoreError, code: String, detail: String) -> HeroldError {
         StoreError::NotFound => HeroldError::LogInAgain { code, detail },
         StoreError::Exists => HeroldError::ResumeInstead { code, detail },
         StoreError::WrongKey => HeroldError::AskForStoreKey { code, detail },
-        StoreError::Corrupt(_) => HeroldError::StoreDamaged { code, detail },
+        StoreError::Corrupt(_) | StoreError::RolledBack { .. } => {
+            HeroldError::StoreDamaged { code, detail }
+        }
         StoreError::Locked { .. } => HeroldError::StoreLocked { code, detail },
         StoreError::TooNew { .. } => HeroldError::UpdateApp { code, detail },
         // What has no name here yet is a fault of the medium at worst.

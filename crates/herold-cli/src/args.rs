@@ -25,14 +25,18 @@ Secrets:
                           hexadecimal digits, readable by its owner only
     the store's           $HEROLD_STORE_PASSPHRASE, if there is no key file
       passphrase
+    the store's new key   --new-store-key-file FILE or $HEROLD_NEW_STORE_PASSPHRASE, of 'store rekey'
     the recovery key      --stdin of 'recovery recover', or $HEROLD_RECOVERY_KEY; the passphrase that
                           'recovery enable --passphrase' asks for is taken in its place
                           (or $HEROLD_RECOVERY_PASSPHRASE, when it is made)
     a key file's          --stdin of 'keys export' and 'keys import', or $HEROLD_KEYS_PASSPHRASE
       passphrase
+    an old client's store --source-key-file of 'migrate' (as the store's key), or
+                          $HEROLD_SOURCE_PASSPHRASE
+    its access token      --token-stdin of 'migrate', or $HEROLD_ACCESS_TOKEN
 
   'recovery enable' and 'recovery reset' print the new recovery key, once; nothing else prints a secret.
-  'login' with a key file that does not exist yet makes one.
+  'login' and 'store rekey' with a key file that does not exist yet make one.
 
 Environment:
   HEROLD_STORE            the store's folder, as --store
@@ -44,7 +48,7 @@ Exit codes:
   1  failed                                6  the server refused
   2  wrong arguments                       7  no answer: the network, or time ran out
   3  not logged in                         8  the deployment's policy forbids it
-  4  another process uses the store
+  4  another process uses the store        9  this build does not have the command
 
 Scripting:
   With --json each answer is one JSON object per line on standard output. Progress and errors go to
@@ -105,6 +109,8 @@ pub struct Global {
 pub enum Command {
     /// Log in with a password, as a new device
     Login(Login),
+    /// Take an account over from an older client (matrix-sdk-crypto): the same device goes on here
+    Migrate(Migrate),
     /// End the session on the server; the store stays, and stays readable
     Logout(Logout),
     /// List the rooms
@@ -112,9 +118,9 @@ pub enum Command {
     /// Make a room, encrypted unless said otherwise
     CreateRoom(CreateRoom),
     /// Join a room one is invited to
-    Join(RoomOnly),
+    Join(Join),
     /// Invite a user to a room
-    Invite(RoomUser),
+    Invite(Invite),
     /// Leave a room, or reject its invitation
     Leave(RoomOnly),
     /// Remove a user from a room
@@ -144,6 +150,9 @@ pub enum Command {
     /// Look at the key backup on the server, or restore the room keys from it
     #[command(subcommand)]
     Backup(Backup),
+    /// Look after the store's own encryption
+    #[command(subcommand)]
+    Store(Store),
     /// Show what is in the store: counts, sizes and states, never secrets or messages
     Inspect(Inspect),
     /// Serve JSON lines on standard input and output, for tests (conformance peer protocol 1)
@@ -181,6 +190,55 @@ pub struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub password_stdin: bool,
+
+    /// Who is given room keys
+    #[arg(long, value_enum, default_value_t = RecipientsArg::AllDevices)]
+    pub recipients: RecipientsArg,
+
+    /// Whose messages are shown
+    #[arg(long, value_enum, default_value_t = DecryptTrustArg::Any)]
+    pub decrypt_trust: DecryptTrustArg,
+
+    /// Allow http:// to other machines: everything but the messages can then be read on the way
+    #[arg(long)]
+    pub allow_insecure_http: bool,
+}
+
+/// `herold migrate`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+The old client must not be started again afterwards, not even once: it and this one would each use up
+what the other needs, and messages would be lost to both. Its store is only read.
+
+Not in every build: 'cargo build -p herold-cli --features migrate'.
+
+Examples:
+  herold migrate --from ~/.local/share/old-client/crypto --dry-run
+  herold migrate --from ~/.local/share/old-client/crypto --homeserver https://matrix.example.org")]
+pub struct Migrate {
+    /// The folder with the old client's matrix-sdk-crypto.sqlite3
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+
+    /// The base URL of the homeserver; not needed for a dry run
+    #[arg(long, value_name = "URL")]
+    pub homeserver: Option<String>,
+
+    /// Say what would be taken over, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// The file that holds the old store's key; without it its passphrase is asked for
+    #[arg(long, value_name = "FILE", env = "HEROLD_SOURCE_KEY_FILE", hide_env_values = true)]
+    pub source_key_file: Option<PathBuf>,
+
+    /// Read the device's access token from the first line of standard input
+    #[arg(long)]
+    pub token_stdin: bool,
+
+    /// How to synchronise: 'sliding' needs a server with simplified sliding sync (MSC4186)
+    #[arg(long, value_name = "KIND", value_enum, default_value = "v2")]
+    pub sync: SyncArg,
 
     /// Who is given room keys
     #[arg(long, value_enum, default_value_t = RecipientsArg::AllDevices)]
@@ -302,6 +360,31 @@ pub struct RoomUser {
 
     /// The user's id (@...:...)
     pub user: OwnedUserId,
+}
+
+/// `herold join`
+#[derive(clap::Args, Debug)]
+pub struct Join {
+    /// The room's id (!...)
+    pub room: OwnedRoomId,
+
+    /// Do not take the keys of older messages, should the inviter share them
+    #[arg(long)]
+    pub no_history: bool,
+}
+
+/// `herold invite`
+#[derive(clap::Args, Debug)]
+pub struct Invite {
+    /// The room's id (!...)
+    pub room: OwnedRoomId,
+
+    /// The user's id (@...:...)
+    pub user: OwnedUserId,
+
+    /// Share the keys of older messages, where those who wrote them allow it
+    #[arg(long)]
+    pub share_history: bool,
 }
 
 /// `herold members`
@@ -583,6 +666,31 @@ pub enum Backup {
     Restore,
 }
 
+/// `herold store`
+#[derive(Subcommand, Debug)]
+pub enum Store {
+    /// Encrypt the whole store anew, under a new key file or passphrase
+    Rekey(Rekey),
+}
+
+/// `herold store rekey`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Whoever has the old key and copies of the old files can read those, but nothing that is written from
+now on. It needs as much room again as the store takes. Whenever it is interrupted, the store is whole,
+under the old key or the new one.
+
+The new passphrase is asked for unless a key file or $HEROLD_NEW_STORE_PASSPHRASE gives the new key.
+
+Examples:
+  herold store rekey
+  herold --store-key-file ~/.herold.key store rekey --new-store-key-file ~/.herold-2.key")]
+pub struct Rekey {
+    /// The file with the new key; made if it is not there yet
+    #[arg(long, value_name = "FILE")]
+    pub new_store_key_file: Option<PathBuf>,
+}
+
 /// `herold inspect`
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -636,8 +744,9 @@ mod tests {
             if !sensitive || !argument.get_action().takes_values() {
                 continue;
             }
-            // The one argument with such a name: where the key is, not what it is.
-            assert_eq!(argument.get_long(), Some("store-key-file"), "of {command}");
+            // The only arguments with such a name: where a key is, not what it is.
+            let long = argument.get_long().unwrap_or_default();
+            assert!(["store-key-file", "new-store-key-file"].contains(&long), "of {command}");
             assert_eq!(argument.get_value_names().unwrap(), ["FILE"]);
         }
         assert!(seen > 40, "only {seen} arguments were looked at");

@@ -25,6 +25,9 @@ pub enum Kind {
     NoAnswer = 7,
     /// The deployment's policy forbids it.
     PolicyDenied = 8,
+    /// This build does not have the command.
+    #[cfg_attr(feature = "migrate", expect(dead_code, reason = "this build has them all"))]
+    NotInBuild = 9,
 }
 
 /// An error for the terminal. Never holds a secret.
@@ -104,7 +107,9 @@ impl From<ClientError> for Failure {
             }
             (ClientError::NoBackupKey, _) => ": 'herold recovery recover', or 'herold verify'",
             (ClientError::NoSecretStorage, _) => ": 'herold recovery enable' makes one",
-            (_, Kind::StoreLocked) => "; one process at a time can use it",
+            (_, Kind::StoreLocked) => {
+                "; processes use it one at a time, in turns only if all of them share it"
+            }
             _ => "",
         };
         let text = match error {

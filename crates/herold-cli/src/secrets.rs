@@ -4,8 +4,11 @@
 //! - The account's password: `--password-stdin`, `HEROLD_PASSWORD`, or a question on the terminal.
 //! - The store's key: a file (`--store-key-file`, `HEROLD_STORE_KEY_FILE`) of 32 bytes, raw or as
 //!   hexadecimal digits; else a passphrase from `HEROLD_STORE_PASSPHRASE` or the terminal.
+//! - The store's new key: such a file (`--new-store-key-file`), `HEROLD_NEW_STORE_PASSPHRASE`, or the terminal.
 //! - The recovery key, or the passphrase in its place: `--stdin`, `HEROLD_RECOVERY_KEY`, or the terminal.
 //! - A key file's passphrase: `--stdin`, `HEROLD_KEYS_PASSPHRASE`, or the terminal.
+//! - An older client's store: a key file (`--source-key-file`), `HEROLD_SOURCE_PASSPHRASE`, or the terminal; its access
+//!   token: `--token-stdin`, `HEROLD_ACCESS_TOKEN`, or the terminal.
 
 use std::{
     fs,
@@ -25,12 +28,21 @@ use crate::{
 pub const PASSWORD_VARIABLE: &str = "HEROLD_PASSWORD";
 /// The variable with the store's passphrase.
 pub const PASSPHRASE_VARIABLE: &str = "HEROLD_STORE_PASSPHRASE";
+/// The variable with the store's new passphrase.
+const NEW_PASSPHRASE_VARIABLE: &str = "HEROLD_NEW_STORE_PASSPHRASE";
 /// The variable with the recovery key.
 const RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_KEY";
 /// The variable with a new passphrase for the secret storage.
 const NEW_RECOVERY_VARIABLE: &str = "HEROLD_RECOVERY_PASSPHRASE";
 /// The variable with the passphrase of a key file.
 const KEYS_VARIABLE: &str = "HEROLD_KEYS_PASSPHRASE";
+
+/// The variable with the passphrase of an older client's store.
+#[cfg(feature = "migrate")]
+const SOURCE_VARIABLE: &str = "HEROLD_SOURCE_PASSPHRASE";
+/// The variable with an access token.
+#[cfg(feature = "migrate")]
+const TOKEN_VARIABLE: &str = "HEROLD_ACCESS_TOKEN";
 
 /// The longest password or passphrase taken, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -92,6 +104,39 @@ pub fn keys_passphrase(from_stdin: bool, purpose: Purpose) -> Result<SecretStrin
     }
 }
 
+/// The passphrase of an older client's store, if one was given without asking.
+///
+/// # Errors
+/// When the variable cannot be read.
+#[cfg(feature = "migrate")]
+pub fn source_passphrase() -> Result<Option<SecretString>, Failure> {
+    variable(SOURCE_VARIABLE)
+}
+
+/// Asks for the passphrase of an older client's store.
+///
+/// # Errors
+/// When there is nobody to ask.
+#[cfg(feature = "migrate")]
+pub fn ask_source_passphrase() -> Result<SecretString, Failure> {
+    ask("Passphrase of the old store: ", "use --source-key-file or HEROLD_SOURCE_PASSPHRASE")
+}
+
+/// An access token.
+///
+/// # Errors
+/// When there is none, or nobody to ask.
+#[cfg(feature = "migrate")]
+pub fn access_token(from_stdin: bool, question: &str) -> Result<SecretString, Failure> {
+    if from_stdin {
+        return first_line(io::stdin().lock());
+    }
+    if let Some(token) = variable(TOKEN_VARIABLE)? {
+        return Ok(token);
+    }
+    ask(question, "use --token-stdin or HEROLD_ACCESS_TOKEN")
+}
+
 /// Whether what the secret is for is there already or is about to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -107,17 +152,7 @@ pub enum Purpose {
 /// When the file cannot be used, or there is nobody to ask.
 pub fn store_key(global: &Global, purpose: Purpose) -> Result<StoreKey, Failure> {
     if let Some(path) = &global.store_key_file {
-        if purpose == Purpose::Create && !path.exists() {
-            let key = create_key_file(path)?;
-            if !global.quiet {
-                eprintln!(
-                    "herold: made a new store key in {}; without it the store cannot be opened",
-                    path.display()
-                );
-            }
-            return Ok(StoreKey::raw(*key));
-        }
-        return Ok(StoreKey::raw(*read_key_file(path)?));
+        return key_in_file(global, path, purpose);
     }
     if let Some(passphrase) = variable(PASSPHRASE_VARIABLE)? {
         return Ok(StoreKey::passphrase(passphrase));
@@ -129,6 +164,35 @@ pub fn store_key(global: &Global, purpose: Purpose) -> Result<StoreKey, Failure>
             ask_twice("New passphrase for the store: ", help).map(StoreKey::passphrase)
         }
     }
+}
+
+/// The key that the account's store is to have from now on. A key file that is not there yet is made.
+///
+/// # Errors
+/// When the file cannot be used, or there is nobody to ask.
+pub fn new_store_key(global: &Global, file: Option<&Path>) -> Result<StoreKey, Failure> {
+    if let Some(path) = file {
+        return key_in_file(global, path, Purpose::Create);
+    }
+    if let Some(passphrase) = variable(NEW_PASSPHRASE_VARIABLE)? {
+        return Ok(StoreKey::passphrase(passphrase));
+    }
+    let help = "use --new-store-key-file or HEROLD_NEW_STORE_PASSPHRASE";
+    ask_twice("New passphrase for the store: ", help).map(StoreKey::passphrase)
+}
+
+fn key_in_file(global: &Global, path: &Path, purpose: Purpose) -> Result<StoreKey, Failure> {
+    if purpose == Purpose::Open || path.exists() {
+        return Ok(StoreKey::raw(*read_key_file(path)?));
+    }
+    let key = create_key_file(path)?;
+    if !global.quiet {
+        eprintln!(
+            "herold: made a new store key in {}; without it the store cannot be opened",
+            path.display()
+        );
+    }
+    Ok(StoreKey::raw(*key))
 }
 
 /// Makes a file with a new random key, readable by its owner only. It is there whole or not at all.

@@ -43,6 +43,7 @@ fn every_command_has_help() {
     let home = tempfile::tempdir().unwrap();
     for command in [
         "login",
+        "migrate",
         "logout",
         "rooms",
         "create-room",
@@ -61,6 +62,7 @@ fn every_command_has_help() {
         "verify",
         "keys",
         "backup",
+        "store",
         "inspect",
         "rpc",
     ] {
@@ -81,6 +83,15 @@ fn wrong_arguments_end_with_two() {
     ] {
         assert_eq!(herold(home.path(), arguments).status.code(), Some(2), "{arguments:?}");
     }
+}
+
+#[cfg(not(feature = "migrate"))]
+#[test]
+fn a_build_without_the_migration_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let output = herold(home.path(), &["migrate", "--from", "nowhere", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(9));
+    assert!(text(&output.stderr).contains("--features migrate"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -134,4 +145,54 @@ fn a_failed_login_leaves_no_secret_anywhere() {
         assert!(!said.contains("hunter2"), "{said}");
         assert!(!said.contains(key.trim()), "{said}");
     }
+}
+
+#[test]
+fn a_store_is_re_keyed_with_keys_from_files_and_the_environment() {
+    let home = tempfile::tempdir().unwrap();
+    let [key, second] = ["key", "second"].map(|name| home.path().join(name));
+    let run = |file: Option<&Path>, variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herold"));
+        if let Some(file) = file {
+            command.arg("--store-key-file").arg(file);
+        }
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", home.path())
+            .env("HEROLD_PASSWORD", "unused")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    // A login that fails leaves a store.
+    let login = ["--timeout", "5", "login", "--homeserver", "http://127.0.0.1:1", "alice"];
+    assert!(!run(Some(&key), &[], &login).status.success());
+    if !home.path().join(".local/share/herold/herold.salt").exists() {
+        // The server is asked first: a store as the library makes it.
+        let raw = std::fs::read_to_string(&key).unwrap();
+        make_store(&home.path().join(".local/share/herold"), raw.trim());
+    }
+    let second_name = second.to_str().unwrap();
+    let rekeyed = run(Some(&key), &[], &["store", "rekey", "--new-store-key-file", second_name]);
+    assert!(rekeyed.status.success(), "{}", text(&rekeyed.stderr));
+    assert_eq!(run(Some(&key), &[], &["inspect"]).status.code(), Some(5));
+    assert!(run(Some(&second), &[], &["inspect", "--check"]).status.success());
+
+    let phrase = [("HEROLD_NEW_STORE_PASSPHRASE", "correct horse")];
+    let rekeyed = run(Some(&second), &phrase, &["--json", "store", "rekey"]);
+    assert!(rekeyed.status.success(), "{}", text(&rekeyed.stderr));
+    assert!(!text(&rekeyed.stdout).contains("horse") && !text(&rekeyed.stderr).contains("horse"));
+    assert_eq!(run(Some(&second), &[], &["inspect"]).status.code(), Some(5));
+    let phrase = [("HEROLD_STORE_PASSPHRASE", "correct horse")];
+    assert!(run(None, &phrase, &["inspect"]).status.success());
+}
+
+fn make_store(folder: &Path, key: &str) {
+    let bytes: Vec<u8> =
+        (0..32).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let key = herold::StoreKey::raw(bytes.try_into().unwrap());
+    let options = herold::StoreOptions::default();
+    herold::SqliteStore::create(folder, &key, &options).unwrap().close().unwrap();
 }

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::entropy::Entropy;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, SecretString};
 use crate::unpadded;
 
 /// Why an attachment or its description was refused. The texts quote nothing of either.
@@ -98,6 +98,11 @@ impl EncryptedFile {
             "iv": unpadded::STANDARD.encode(self.iv),
             "hashes": { "sha256": unpadded::STANDARD.encode(self.sha256) },
         })
+    }
+
+    /// The same as text. Secret.
+    pub fn to_secret(&self) -> SecretString {
+        SecretString::new(self.to_json().to_string())
     }
 
     /// Whether both files are encrypted with the same key stream, as a thumbnail and its file

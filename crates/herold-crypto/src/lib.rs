@@ -29,6 +29,7 @@ mod identity;
 mod key_file;
 mod megolm;
 mod olm;
+mod pickle;
 mod qr;
 mod record;
 mod sas;
@@ -62,6 +63,7 @@ pub use olm::{
     Account, DehydratedAccount, DehydrationError, DehydrationKey, MessageHash, OlmError,
     OlmMessage, OlmSession,
 };
+pub use pickle::{AccountPickle, InboundGroupSessionPickle, OlmSessionPickle, PickleError};
 pub use qr::{QrCode, QrError, QrKeys};
 pub use record::RecordError;
 pub use sas::{SasBytes, SasKeyPair, SasSecret, sas_commitment};

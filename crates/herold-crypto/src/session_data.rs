@@ -153,11 +153,33 @@ struct Wire<'a> {
     session_id: Option<Text<'a>>,
     #[serde(borrow)]
     session_key: Text<'a>,
-    #[serde(default)]
-    shared_history: bool,
-    /// The name before it entered the specification.
-    #[serde(rename = "org.matrix.msc3061.shared_history", default, skip_serializing)]
-    unstable_shared_history: bool,
+    #[serde(default, deserialize_with = "lenient")]
+    shared_history: Option<bool>,
+    /// A name that matrix-sdk-crypto gives it.
+    #[serde(rename = "m.shared_history", default, deserialize_with = "lenient", skip_serializing)]
+    other_shared_history: Option<bool>,
+    /// The name before it entered the specification: others know no other one yet.
+    #[serde(
+        rename = "org.matrix.msc3061.shared_history",
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    unstable_shared_history: Option<bool>,
+}
+
+/// A flag; what is no truth value counts as not there (MSC4268).
+fn lenient<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Value(bool),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Flag::deserialize(deserializer)? {
+        Flag::Value(value) => Some(value),
+        Flag::Other(_) => None,
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -194,8 +216,9 @@ impl<'a> Wire<'a> {
             sender_key: Text(Cow::Owned(data.sender_key.to_base64())),
             session_id: place.map(|(_, session)| text(session)),
             session_key: text(data.session_key.as_str()),
-            shared_history: data.shared_history,
-            unstable_shared_history: false,
+            shared_history: Some(data.shared_history),
+            other_shared_history: None,
+            unstable_shared_history: data.shared_history.then_some(true),
         }
     }
 
@@ -210,7 +233,11 @@ impl<'a> Wire<'a> {
             claimed_ed25519: claimed.and_then(|key| ed25519_from_base64(key.as_ref()).ok()),
             forwarding_chain: self.forwarding_curve25519_key_chain.clone(),
             session_key: SecretString::new(self.session_key.as_ref().to_owned()),
-            shared_history: self.shared_history || self.unstable_shared_history,
+            shared_history: self
+                .shared_history
+                .or(self.other_shared_history)
+                .or(self.unstable_shared_history)
+                .unwrap_or(false),
         })
     }
 

@@ -23,7 +23,7 @@ use crate::{
 /// The previous fallback key still works for this long after the server has accepted a new one. A sender may
 /// have claimed it and been switched off before it sent; a private key that could read a first message gives
 /// away no more than the room keys of that week, which are stored beside it.
-const KEEP_PREVIOUS_FALLBACK: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const KEEP_PREVIOUS_FALLBACK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Whatever the server says, the fallback key is not rotated more often than this...
 const FALLBACK_INTERVAL: Duration = Duration::from_secs(60);
 /// ...and one-time keys are not uploaded more often than this.
@@ -66,7 +66,8 @@ pub(crate) fn store(txn: &mut Txn<'_, '_>, record: &AccountRecord) -> Result<(),
     crate::devices::mark_outdated(txn, &key, TrackedUserRecord::default())
 }
 
-fn signed_device_keys(
+/// The device's keys, signed by the device.
+pub(crate) fn signed_device_keys(
     user_id: &UserId,
     device_id: &DeviceId,
     keys: IdentityKeys,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AppEvent, MachineError, devices,
+    AppEvent, MachineError, devices, history_share,
     messages::{MESSAGES_PER_REQUEST, Message, Messages, new_txn_id},
     olm::{self, OwnIdentity},
     share::PATIENCE,
@@ -136,6 +136,21 @@ pub(crate) fn enqueue(
             ToDeviceRecipient::Device(user, device) => (user.clone(), Some(device.clone())),
         })
         .collect();
+    put(txn, recipients, event_type, content, Some(txn_id))
+}
+
+/// Queues an event, whatever its type.
+pub(crate) fn put(
+    txn: &mut Txn<'_, '_>,
+    recipients: Vec<(OwnedUserId, Option<OwnedDeviceId>)>,
+    event_type: &str,
+    content: String,
+    txn_id: Option<OwnedTransactionId>,
+) -> Result<OwnedTransactionId, MachineError> {
+    let txn_id = match txn_id {
+        Some(txn_id) => txn_id,
+        None => new_txn_id(txn),
+    };
     let sequence = txn.next_number("to_device_queue")?;
     txn.put(
         &SequenceKey { sequence },
@@ -196,7 +211,7 @@ fn advance_item(
             progress.state = ToDeviceState::UnknownDevice;
             continue;
         };
-        if let Err(code) = judge(txn, policy, &device_key, &device)? {
+        if let Err(code) = judge(txn, policy, &row.event_type, &device_key, &device)? {
             progress.state = ToDeviceState::Withheld(code);
             continue;
         }
@@ -273,6 +288,7 @@ fn look_up(
 fn judge(
     txn: &Txn<'_, '_>,
     policy: &Policy,
+    event_type: &str,
     key: &DeviceKey,
     device: &Device,
 ) -> Result<Result<(), String>, MachineError> {
@@ -283,6 +299,10 @@ fn judge(
     // As for rooms: whoever was verified and shows another identity is sent nothing, whatever the policy (attack N03).
     if key.user_id != txn.own().user_id
         && identity.as_ref().map(Identity::state) == Some(IdentityState::VerificationViolation)
+    {
+        return Ok(Err(WithheldCode::Unverified.as_str().to_owned()));
+    }
+    if event_type == history_share::BUNDLE && !history_share::may_be_told(device, identity.as_ref())
     {
         return Ok(Err(WithheldCode::Unverified.as_str().to_owned()));
     }
@@ -316,6 +336,10 @@ fn settle(
         });
     }
     txn.delete::<ToDeviceQueueRecord>(key);
+    if row.event_type == history_share::BUNDLE {
+        history_share::settled(txn, row)?;
+        return Ok(true);
+    }
     txn.emit(AppEvent::ToDeviceSent { txn_id: row.txn_id.clone(), outcomes })?;
     Ok(true)
 }

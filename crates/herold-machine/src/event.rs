@@ -9,7 +9,7 @@ use herold_trust::{Shield, Timestamp};
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use crate::ToDeviceOutcome;
+use crate::{HistoryRefusal, ToDeviceOutcome};
 
 /// Something the app should know. Each has a number and stays in the store until the app has
 /// acknowledged it: after a kill it is given again.
@@ -243,6 +243,37 @@ pub enum Notice {
         /// The Matrix error code.
         errcode: String,
     },
+    /// Whoever has invited us to a room has shared its history, and the room keys have been taken.
+    HistoryReceived {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// Who has shared it: only this user vouches for who made the keys.
+        user_id: OwnedUserId,
+        /// Room keys that are known now and were not, or not so well.
+        new: usize,
+        /// Room keys that say nothing new.
+        known: usize,
+        /// Entries that are damaged, for other rooms, or contradict what is known.
+        refused: usize,
+    },
+    /// History that was shared with us could not be taken.
+    HistoryRefused {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// Who has shared it.
+        user_id: OwnedUserId,
+        /// Why.
+        reason: HistoryRefusal,
+    },
+    /// A user whom we invited has been told of the room keys of a room's past.
+    HistoryShared {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// The user.
+        user_id: OwnedUserId,
+        /// How many of the user's devices were told. Those that the user has not cross-signed were not.
+        devices: usize,
+    },
 }
 
 impl Notice {
@@ -261,6 +292,9 @@ impl Notice {
             Self::BackupEnabled { .. } => "backup_enabled",
             Self::BackupRefused => "backup_refused",
             Self::BackupStopped { .. } => "backup_stopped",
+            Self::HistoryReceived { .. } => "history_received",
+            Self::HistoryRefused { .. } => "history_refused",
+            Self::HistoryShared { .. } => "history_shared",
             Self::OneTimeKeyRefused { .. } => "one_time_key_refused",
             Self::KeyWithheld { .. } => "key_withheld",
             Self::OneTimeKeyClash => "one_time_key_clash",
@@ -367,6 +401,9 @@ pub struct RoomEvent {
     pub sender_device: Option<OwnedDeviceId>,
     /// How far the sender can be believed.
     pub shield: Shield,
+    /// The user who has shared the room key with us as a part of the room's history (MSC4268). The sender is that user's
+    /// word, and an app has to say so.
+    pub shared_by: Option<OwnedUserId>,
     /// The state key of a state event.
     pub state_key: Option<String>,
 }

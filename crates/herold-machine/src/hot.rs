@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     MachineError,
+    history_import::Import,
     txn::{Left, Txn},
     workers::{InTurn, Outcome, Workers},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Hot {
     sender_devices: BTreeMap<(OwnedUserId, String), Device>,
     /// Counts the live room keys that were made from records.
     restored: u64,
+    /// A bundle of room keys that is being taken in.
+    pub(crate) history: Option<Import>,
 }
 
 /// A live inbound session as one device has claimed it.
@@ -91,6 +94,7 @@ impl Hot {
             ed25519: BTreeMap::new(),
             sender_devices: BTreeMap::new(),
             restored: 0,
+            history: None,
         }
     }
 

@@ -428,7 +428,9 @@ pub(crate) fn export(
 }
 
 /// A room key as it leaves: from its first index on, with what is claimed of it.
-fn session_data(record: &InboundSessionRecord) -> Result<Option<SessionData>, MachineError> {
+pub(crate) fn session_data(
+    record: &InboundSessionRecord,
+) -> Result<Option<SessionData>, MachineError> {
     let mut session = room_keys::restore(record)?;
     Ok(session.export_at(record.first_known_index).map(|session_key| SessionData {
         sender_key: record.sender_key,
@@ -580,6 +582,7 @@ pub(crate) fn import(
             shared_history: restored.data.shared_history,
             received_at: txn.cx.now,
             forwarders: Vec::new(),
+            shared_by: None,
         };
         match room_keys::take(txn, hot, &key, record, session)? {
             Taken::New => imported.new += 1,

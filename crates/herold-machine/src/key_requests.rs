@@ -302,6 +302,7 @@ pub(crate) fn handle_forwarded(
         shared_history: false,
         received_at: txn.cx.now,
         forwarders,
+        shared_by: None,
     };
     match room_keys::take(txn, hot, &key, record, session)? {
         Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),

@@ -6,7 +6,7 @@
 //!
 //! The order of calls:
 //!
-//! 1. [`Machine::create`] once for a device, then [`Machine::load`] in every process.
+//! 1. [`Machine::create`] once for a device, or [`Machine::adopt`] for another client's, then [`Machine::load`] in every process.
 //! 2. Inputs as they come: [`Machine::handle_sync`] or [`Machine::handle_sliding_sync`],
 //!    [`Machine::handle_answer`], and the commands.
 //! 3. After each committed step, [`Machine::advance`] until it changes nothing.
@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod adopt;
 mod ahead;
 mod app_to_device;
 mod claims;
@@ -29,6 +30,9 @@ mod devices;
 mod error;
 mod event;
 mod grace;
+mod history;
+mod history_import;
+mod history_share;
 mod hot;
 mod key_answers;
 mod key_backup;
@@ -58,10 +62,13 @@ mod view;
 mod wire;
 mod workers;
 
+pub use adopt::{Adopted, AdoptedDevice, AdoptedIdentity, Adoption};
 pub use app_to_device::{ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult};
 pub use context::Context;
 pub use error::MachineError;
 pub use event::{AppEvent, AppEventRecord, ClearBody, DropReason, Notice, RoomEvent, Utd};
+pub use history::HistoryRefusal;
+pub use history_share::HistoryBundle;
 pub use key_backup::{BackupStatus, Imported, RestoredKey, open_backup, open_entry};
 pub use machine::{DeviceView, Machine, UserDevices};
 pub use request::{Answer, Body, HttpRequest, Method, Outgoing, RequestId, percent_encode};

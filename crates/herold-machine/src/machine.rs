@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use herold_crypto::{
-    BackupDecryptionKey, ExportedSession, IdentityKeys, SecretBytes, SecretString,
+    BackupDecryptionKey, EncryptedFile, ExportedSession, IdentityKeys, SecretBytes, SecretString,
 };
 use herold_store::{
     Changed, Snapshot, SnapshotExt, StoreError, Table,
@@ -26,10 +26,10 @@ use ruma::{
 use serde_json::Value;
 
 use crate::{
-    Answer, AppEvent, AppEventRecord, BackupStatus, Context, Forgotten, HttpRequest, Imported,
-    MachineError, Outgoing, Pending, RestoredKey, Retention, RetentionCursor, RoomEvent, Step,
-    SyncMode, SyncReport, ToDeviceRecipient, VerificationAction, VerificationView, Workers,
-    account, ahead, app_to_device, devices,
+    Answer, AppEvent, AppEventRecord, BackupStatus, Context, Forgotten, HistoryBundle, HttpRequest,
+    Imported, MachineError, Outgoing, Pending, RestoredKey, Retention, RetentionCursor, RoomEvent,
+    Step, SyncMode, SyncReport, ToDeviceRecipient, VerificationAction, VerificationView, Workers,
+    account, ahead, app_to_device, devices, history, history_import, history_share,
     hot::Hot,
     key_backup, olm, outgoing, own_identity, queue,
     request::RequestKind,
@@ -308,6 +308,9 @@ impl Machine {
             RequestKind::BackupUpload { sent } => {
                 key_backup::handle_upload(&mut txn, sent, answer)?;
             }
+            RequestKind::History { key, sent } => {
+                history::handle_download(&mut txn, &mut self.hot, key, sent, answer)?;
+            }
             RequestKind::Signatures { sent } => {
                 own_identity::handle_signatures(&mut txn, sent, answer)?;
             }
@@ -509,6 +512,7 @@ impl Machine {
         app_to_device::advance(&mut txn, &self.policy)?;
         queue::advance(&mut txn, &mut self.hot, &self.policy)?;
         verification::advance(&mut txn)?;
+        history_import::advance(&mut txn, &mut self.hot)?;
         key_backup::advance(&mut txn)?;
         self.end(txn, ())
     }
@@ -752,8 +756,8 @@ impl Machine {
         self.put_policy(snapshot, cx, policy)
     }
 
-    /// A deployment's floor has become stricter since the account was made: it holds from now on, and
-    /// what was chosen is raised to it. A looser floor changes nothing.
+    /// A deployment has become stricter since the account was made: its floor holds from now on, what was chosen is
+    /// raised to it, and what it does not allow is not done any more. A laxer one changes nothing.
     ///
     /// # Errors
     /// Those of the store.
@@ -761,9 +765,12 @@ impl Machine {
         &mut self,
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
-        floor: &PolicyFloor,
+        deployment: &Policy,
     ) -> Result<Step<Pending>, MachineError> {
+        let floor: &PolicyFloor = &deployment.floor;
         let mut policy = self.policy.clone();
+        policy.share_history &= deployment.share_history;
+        policy.accept_history &= deployment.accept_history;
         policy.floor.recipients = policy.floor.recipients.max(floor.recipients);
         policy.floor.decrypt_trust = policy.floor.decrypt_trust.max(floor.decrypt_trust);
         policy.recipients = policy.recipients.max(policy.floor.recipients);
@@ -1129,6 +1136,75 @@ impl Machine {
     }
 }
 
+/// Commands: a room's history (MSC4268).
+impl Machine {
+    /// The app's user accepts an invitation, and the room's history if the inviter has shared it or does so within a day. To
+    /// be called before the homeserver is asked to join. The room keys come by themselves once the room is joined
+    /// ([`Notice::HistoryReceived`](crate::Notice::HistoryReceived)). Replies `false` if none can come: nobody has invited us, or
+    /// the policy does not take any.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn accept_history(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+    ) -> Result<Step<Pending, bool>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let accepted = history::accept(&mut txn, &self.policy, room_id)?;
+        self.end(txn, accepted)
+    }
+
+    /// Has those devices of a user that are cross-signed told of the room keys in a bundle ([`HistoryBundle`]) which was
+    /// encrypted as an attachment and uploaded. To be called when the app's user has decided to invite that user, and at no
+    /// other time. Replies with the id under which it is queued; what came of it is told as
+    /// [`Notice::HistoryShared`](crate::Notice::HistoryShared).
+    ///
+    /// # Errors
+    /// [`MachineError::PolicyDenied`] if the policy forbids it or the room's history is not open to later members;
+    /// [`MachineError::UnknownRoom`], [`MachineError::NotJoined`], [`MachineError::Malformed`] for the own user, or
+    /// those of the store.
+    pub fn share_history(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        room_id: &RoomId,
+        user_id: &UserId,
+        file: &EncryptedFile,
+    ) -> Result<Step<Pending, OwnedTransactionId>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let txn_id = history_share::share(&mut txn, &self.policy, room_id, user_id, file)?;
+        self.end(txn, txn_id)
+    }
+
+    /// Reads the next `limit` room keys of a room into a bundle to be shared. Replies whether that were all. If the
+    /// room's history is not open to later members now, there are none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn collect_history(
+        &self,
+        snapshot: &dyn Snapshot,
+        bundle: &mut HistoryBundle,
+        limit: usize,
+    ) -> Result<bool, MachineError> {
+        bundle.collect(snapshot, limit)
+    }
+
+    /// Whether devices are still to be told of a bundle that was shared under this id.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn history_is_under_way(
+        &self,
+        snapshot: &dyn Snapshot,
+        txn_id: &OwnedTransactionId,
+    ) -> Result<bool, MachineError> {
+        history_share::is_under_way(snapshot, txn_id)
+    }
+}
+
 /// Getters: requests.
 impl Machine {
     /// The request for the next sync, from the last token committed.
@@ -1177,7 +1253,12 @@ impl Machine {
         snapshot: &dyn Snapshot,
         now: Timestamp,
     ) -> Result<Vec<Outgoing>, MachineError> {
-        outgoing::requests(snapshot, now)
+        let mut requests = outgoing::requests(snapshot, now)?;
+        // What is being taken in has been fetched.
+        if self.hot.history.is_some() {
+            requests.retain(|request| !matches!(request.kind, RequestKind::History { .. }));
+        }
+        Ok(requests)
     }
 
     /// When something that has been put off is due, or a waiting message has waited long enough.

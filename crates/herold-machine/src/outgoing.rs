@@ -22,7 +22,7 @@ use crate::{
     app_to_device,
     context::LONGEST_DELAY,
     devices::query_name,
-    key_backup,
+    history, key_backup,
     own_identity::SIGNATURES,
     queue::{LATE_SHARES, heads},
     request::RequestKind,
@@ -40,7 +40,7 @@ const USERS_PER_QUERY: usize = 250;
 /// As many devices' keys are claimed at once.
 const DEVICES_PER_CLAIM: usize = 250;
 /// A download of many room keys may take this long.
-const LARGE_DOWNLOAD: u64 = 300_000;
+pub(crate) const LARGE_DOWNLOAD: u64 = 300_000;
 /// As many signatures are uploaded at once.
 const SIGNATURES_PER_UPLOAD: usize = 50;
 /// How long the homeserver may wait for others, in milliseconds.
@@ -121,6 +121,7 @@ pub(crate) fn requests(
     members_for_late_shares(snapshot, now, &mut requests)?;
     requests.extend(signatures(snapshot, now)?);
     requests.extend(backup(snapshot, now)?);
+    requests.extend(history::request(snapshot, now)?);
     Ok(requests)
 }
 
@@ -131,7 +132,11 @@ fn is_due(retry_at: Option<Timestamp>, now: Timestamp) -> bool {
 }
 
 /// Whether the request called `name` is not put off.
-fn is_allowed(snapshot: &dyn Snapshot, name: &str, now: Timestamp) -> Result<bool, MachineError> {
+pub(crate) fn is_allowed(
+    snapshot: &dyn Snapshot,
+    name: &str,
+    now: Timestamp,
+) -> Result<bool, MachineError> {
     let limit: Option<BackoffRecord> = snapshot.load(&NameKey { name: name.to_owned() })?;
     Ok(is_due(limit.map(|limit| limit.retry_at), now))
 }

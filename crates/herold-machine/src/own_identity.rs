@@ -29,7 +29,7 @@ use crate::{
 pub(crate) const SIGNATURES: &str = "keys/signatures/upload";
 
 /// The name of a private key in secret storage.
-const fn secret_name(usage: KeyUsage) -> &'static str {
+pub(crate) const fn secret_name(usage: KeyUsage) -> &'static str {
     match usage {
         KeyUsage::Master => "m.cross_signing.master",
         KeyUsage::SelfSigning => "m.cross_signing.self_signing",
@@ -44,13 +44,14 @@ fn crypto(error: impl std::fmt::Display) -> MachineError {
     MachineError::Crypto(error.to_string())
 }
 
-fn own_identity(txn: &Txn<'_, '_>) -> Result<Option<Identity>, MachineError> {
+/// The own identity as it is published.
+pub(crate) fn own_identity(txn: &Txn<'_, '_>) -> Result<Option<Identity>, MachineError> {
     let key = UserKey { user_id: txn.own().user_id.clone() };
     Ok(txn.load::<IdentityRecord>(&key)?.map(|record| record.identity))
 }
 
 /// The published key of a role.
-fn published_key(identity: &Identity, usage: KeyUsage) -> Option<Ed25519PublicKey> {
+pub(crate) fn published_key(identity: &Identity, usage: KeyUsage) -> Option<Ed25519PublicKey> {
     match usage {
         KeyUsage::Master => Some(identity.master),
         KeyUsage::SelfSigning => Some(identity.self_signing),
@@ -242,7 +243,7 @@ pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
 }
 
 /// The own identity is verified now, or its keys have come: whom it vouches for is looked at anew, and this device signed.
-fn became_sure(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+pub(crate) fn became_sure(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     evaluate_all(txn)?;
     let own = txn.own();
     let tracked = UserKey { user_id: own.user_id.clone() };

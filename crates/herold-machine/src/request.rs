@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use herold_store::records::{BackupBatchRecord, SignatureRecord};
+use herold_store::records::{
+    BackupBatchRecord, HistoryBundleKey, HistoryBundleRecord, SignatureRecord,
+};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 
 use crate::account::SentKeys;
+use crate::history::MAX_BUNDLE;
 
 /// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +192,15 @@ impl Outgoing {
             RequestKind::Signatures { .. } => "signatures_upload",
             RequestKind::BackupVersion => "backup_version",
             RequestKind::BackupUpload { .. } => "backup_upload",
+            RequestKind::History { .. } => "history",
         }
+    }
+
+    /// The largest body of an answer that is taken, in bytes, if that is less than usual. Of a larger one nothing need be
+    /// read: see [`Answer::OverLimit`].
+    #[must_use]
+    pub fn response_limit(&self) -> Option<usize> {
+        matches!(self.kind, RequestKind::History { .. }).then_some(MAX_BUNDLE)
     }
 }
 
@@ -230,6 +241,11 @@ pub(crate) enum RequestKind {
     BackupUpload {
         sent: BackupBatchRecord,
     },
+    /// The bundle, as it was when the request was made.
+    History {
+        key: HistoryBundleKey,
+        sent: HistoryBundleRecord,
+    },
 }
 
 /// What came of a request.
@@ -246,6 +262,8 @@ pub enum Answer<'a> {
     },
     /// There was no answer. The server may or may not have acted.
     Failed,
+    /// The answer is larger than what is taken of it ([`Outgoing::response_limit`]).
+    OverLimit,
 }
 
 impl Answer<'_> {
@@ -262,6 +280,7 @@ impl Answer<'_> {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Failed => true,
+            Self::OverLimit => false,
             Self::Response { status, .. } => {
                 matches!(status, 401 | 408 | 425 | 429) || *status >= 500 || *status < 300
             }
@@ -271,6 +290,17 @@ impl Answer<'_> {
     /// Whether the server finds the request too large.
     pub(crate) fn is_too_large(&self) -> bool {
         matches!(self, Self::Response { status: 413, .. }) || self.errcode() == "M_TOO_LARGE"
+    }
+
+    /// Whether it was larger than what is taken.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        matches!(self, Self::OverLimit)
+    }
+
+    /// Whether the server does not know the endpoint.
+    pub(crate) fn is_unrecognised(&self) -> bool {
+        matches!(self, Self::Response { status: 404 | 405, .. })
+            && self.errcode() == "M_UNRECOGNIZED"
     }
 
     /// How long the server asked to wait, in milliseconds.
@@ -283,7 +313,7 @@ impl Answer<'_> {
                 }
                 serde_json::from_slice::<Limited>(body).ok()?.retry_after_ms
             }),
-            Self::Failed => None,
+            Self::Failed | Self::OverLimit => None,
         }
     }
 
@@ -295,6 +325,7 @@ impl Answer<'_> {
         }
         match self {
             Self::Failed => "NO_ANSWER".to_owned(),
+            Self::OverLimit => "OVER_LIMIT".to_owned(),
             Self::Response { status, body, .. } => serde_json::from_slice::<MatrixError>(body)
                 .map_or_else(|_| format!("HTTP_{status}"), |error| error.errcode),
         }

@@ -21,7 +21,7 @@ use herold_store::{
 use herold_trust::Timestamp;
 use ruma::{OwnedRoomId, RoomId};
 
-use crate::{MachineError, hot::Hot, room_keys, txn::Txn};
+use crate::{MachineError, history, hot::Hot, room_keys, txn::Txn};
 
 /// As many rows are looked at in one step.
 const ROWS: usize = 1000;
@@ -364,6 +364,7 @@ pub(crate) fn forget_room(
             txn.delete::<QueueRecord>(&key);
         }
     }
+    history::forget(txn, room_id)?;
     hot.forget_outbound(room_id);
     txn.delete::<OutboundSessionRecord>(&key);
     let names_it = |key: &NameKey| key.name.ends_with(&format!("/{room_id}"));

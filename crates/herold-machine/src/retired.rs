@@ -127,7 +127,8 @@ fn serve_session(
     session: RetiredSessionRecord,
     recipients: &Recipients,
 ) -> Result<(), MachineError> {
-    let mut keys = SessionKeys::new(&key.room_id, key.session_id.clone(), session.initial.clone());
+    let mut keys =
+        SessionKeys::new(txn, &key.room_id, key.session_id.clone(), session.initial.clone())?;
     let mut owed = !session.unseen.is_empty();
     let mut own: Option<OwnIdentity> = None;
     let mut messages = Messages::default();

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     DropReason, MachineError, Notice, claims,
+    history_import::is_not_shared,
     hot::Hot,
     key_backup, key_requests, timeline,
     to_device::{OlmEvent, dropped},
@@ -56,9 +57,10 @@ pub(crate) fn handle_room_key(
         sender: Some(event.sender.clone()),
         source: KeySource::Olm,
         first_known_index: session.first_known_index(),
-        shared_history: content.shared_history.unwrap_or(false),
+        shared_history: content.is_shared_history(),
         received_at: txn.cx.now,
         forwarders: Vec::new(),
+        shared_by: None,
     };
     match take(txn, hot, &key, record, session)? {
         Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),
@@ -178,6 +180,9 @@ pub(crate) fn handle_withheld(
     if content.code.len() > MAX_TEXT {
         return dropped(txn, Some(sender), DropReason::Malformed);
     }
+    if is_not_shared(&content.code) {
+        return Ok(()); // it has a meaning only where it is believed: in a bundle
+    }
     if sender == txn.own().user_id && content.code == WithheldCode::Unavailable.as_str() {
         return Ok(()); // one of our own devices that does not have it either
     }
@@ -211,7 +216,7 @@ pub(crate) fn handle_withheld(
 }
 
 /// Anybody can write such notes, about anything: no more than some are kept.
-fn forget_oldest_withheld(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+pub(crate) fn forget_oldest_withheld(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let notes = txn.list::<WithheldRecord>(&[])?;
     if notes.len() >= MAX_WITHHELD
         && let Some((key, _)) = notes.into_iter().min_by_key(|(_, note)| note.received_at)

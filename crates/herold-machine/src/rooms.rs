@@ -12,7 +12,7 @@ use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    AppEvent, DropReason, MachineError, Notice, devices,
+    AppEvent, DropReason, MachineError, Notice, devices, history,
     hot::Hot,
     retired,
     timeline::{self, Origin},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A room just heard of.
-fn new_room(membership: Membership) -> RoomRecord {
+pub(crate) fn new_room(membership: Membership) -> RoomRecord {
     RoomRecord {
         membership,
         encryption: None,
@@ -89,6 +89,7 @@ pub(crate) fn handle_room(
         } else {
             discard_session(txn, room_id)?;
         }
+        history::membership_changed(txn, room_id, membership)?;
         room.membership = membership;
         room.member_generation += 1;
     }
@@ -169,6 +170,7 @@ pub(crate) fn handle_invite(
     for raw in state {
         handle_state(txn, policy, room_id, &mut room, raw)?;
     }
+    history::note_invitation(txn, room_id, state)?;
     let own = txn.own().user_id.clone();
     set_member(txn, room_id, &mut room, &own, Membership::Invite, None)?;
     if known.as_ref() != Some(&room) {
@@ -248,7 +250,7 @@ fn handle_state(
 }
 
 /// The membership and the name in the content of `m.room.member`, whatever else it holds.
-fn membership_of(content: Option<&RawValue>) -> Option<(Membership, Option<String>)> {
+pub(crate) fn membership_of(content: Option<&RawValue>) -> Option<(Membership, Option<String>)> {
     let content: MemberContent = parse_section(content?)?;
     let name = content.displayname.as_deref().and_then(parse_section::<String>);
     Some((parse_section(&content.membership)?, name))

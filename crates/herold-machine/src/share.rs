@@ -415,6 +415,11 @@ fn shared_with_others(
     ))
 }
 
+/// Whether what is said under this visibility may be read by those who come later (MSC4268).
+pub(crate) fn is_shareable(visibility: HistoryVisibility) -> bool {
+    matches!(visibility, HistoryVisibility::Shared | HistoryVisibility::WorldReadable)
+}
+
 /// Makes the room's next session, with its first indices reserved, and our own copy to read by.
 fn new_session(
     txn: &mut Txn<'_, '_>,
@@ -442,9 +447,10 @@ fn new_session(
             sender: Some(own.user_id.clone()),
             source: KeySource::Olm,
             first_known_index: inbound.first_known_index(),
-            shared_history: false,
+            shared_history: is_shareable(room.history_visibility),
             received_at: txn.cx.now,
             forwarders: Vec::new(),
+            shared_by: None,
         },
     );
     key_backup::note(txn, &inbound_key)?;
@@ -498,7 +504,8 @@ fn share(
         txn.put(&RoomKey { room_id: room_id.to_owned() }, session);
         txn.require_full();
     }
-    let mut keys = SessionKeys::new(room_id, session.session_id.clone(), session.initial.clone());
+    let mut keys =
+        SessionKeys::new(txn, room_id, session.session_id.clone(), session.initial.clone())?;
     let mut own: Option<OwnIdentity> = None;
     let given = known.values().filter(|share| share.state == ShareState::Shared).count();
     let mut channels = Channels::of(txn, recipients.entitled.len().saturating_sub(given))?;
@@ -634,13 +641,27 @@ pub(crate) struct SessionKeys<'a> {
     room_id: &'a RoomId,
     session_id: SessionId,
     initial: SecretBytes,
+    /// The room's history was open to later members when the session was made.
+    shared_history: bool,
     contents: BTreeMap<u32, Zeroizing<String>>,
 }
 
 impl<'a> SessionKeys<'a> {
     /// Those of the session that was `initial` when it was made.
-    pub(crate) fn new(room_id: &'a RoomId, session_id: SessionId, initial: SecretBytes) -> Self {
-        Self { room_id, session_id, initial, contents: BTreeMap::new() }
+    pub(crate) fn new(
+        txn: &Txn<'_, '_>,
+        room_id: &'a RoomId,
+        session_id: SessionId,
+        initial: SecretBytes,
+    ) -> Result<Self, MachineError> {
+        let own = InboundSessionKey {
+            room_id: room_id.to_owned(),
+            session_id: session_id.clone(),
+            sender_key: txn.own().keys.curve25519,
+        };
+        let own: Option<InboundSessionRecord> = txn.load(&own)?;
+        let shared_history = own.is_some_and(|own| own.shared_history);
+        Ok(Self { room_id, session_id, initial, shared_history, contents: BTreeMap::new() })
     }
 
     /// The content for a device that is to read from `index` on. Secret.
@@ -652,6 +673,9 @@ impl<'a> SessionKeys<'a> {
                 "room_id": self.room_id,
                 "session_id": self.session_id.as_str(),
                 "session_key": key.as_str(),
+                "shared_history": self.shared_history,
+                // Others know no other name yet.
+                "org.matrix.msc3061.shared_history": self.shared_history,
             });
             self.contents.insert(index, Zeroizing::new(content.to_string()));
         }

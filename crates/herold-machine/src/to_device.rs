@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::{
     AppEvent, DropReason, MachineError, Notice,
     devices::{DeviceLookup as _, device_of},
+    history,
     hot::Hot,
     key_answers, key_requests, olm, retired, room_keys, secrets,
     txn::Txn,
@@ -33,6 +34,8 @@ pub(crate) struct OlmEvent {
     pub(crate) sender_ed25519: Ed25519PublicKey,
     /// The device, if it is known from the sender's list.
     pub(crate) device: Option<Device>,
+    /// The payload says which device it comes from, signed by that device (`sender_device_keys`).
+    pub(crate) names_device: bool,
     pub(crate) event_type: String,
     pub(crate) content: Box<RawValue>,
 }
@@ -60,6 +63,7 @@ pub(crate) fn sweep(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
             }
         }
         retired::sweep(txn)?;
+        history::sweep(txn)?;
     }
     txn.put(&name, &BackoffRecord { failures: 0, retry_at: interval });
     Ok(())
@@ -178,9 +182,11 @@ fn check_payload(
     {
         return Ok(Err(DropReason::PayloadMismatch));
     }
+    let mut names_device = false;
     for raw in
         [&payload.sender_device_keys, &payload.unstable_sender_device_keys].into_iter().flatten()
     {
+        names_device = true;
         let device = hot.sender_device(&sender, raw).filter(|device| {
             device.keys.curve25519 == sender_key && device.keys.ed25519 == sender_ed25519
         });
@@ -202,6 +208,7 @@ fn check_payload(
         sender_key,
         sender_ed25519,
         device,
+        names_device,
         event_type: payload.event_type,
         content: payload.content,
     }))
@@ -226,9 +233,8 @@ fn dispatch(
             let device = event.device.as_ref().map(|device| device.device_id.as_ref());
             verification::handle_to_device(txn, &event.sender, device, kind, event.content.get())
         }
-        // Nothing was asked for, so nothing of this kind is taken.
         "m.room_key_bundle" | "io.element.msc4268.room_key_bundle" => {
-            dropped(txn, Some(event.sender), DropReason::Unsolicited)
+            history::handle_bundle(txn, policy, event)
         }
         _ => {
             if !is_believed(txn, policy, &event)? {

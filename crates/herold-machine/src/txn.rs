@@ -126,6 +126,11 @@ impl<'a, 'c> Txn<'a, 'c> {
         Own::clone(&self.own)
     }
 
+    /// The state before this step.
+    pub(crate) fn snapshot(&self) -> &'a dyn Snapshot {
+        self.snapshot
+    }
+
     /// The step's commit must survive a power loss.
     pub(crate) fn require_full(&mut self) {
         self.changes.require_full();

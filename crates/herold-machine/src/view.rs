@@ -10,7 +10,10 @@ use herold_store::{
 };
 use herold_trust::{KeySource, Policy, Shield, ShieldReason, may_show, shield};
 
-use crate::{ClearBody, MachineError, RoomEvent, Utd, devices::device_of, timeline};
+use crate::{
+    ClearBody, MachineError, RoomEvent, Utd, devices::device_of, history_import::is_not_shared,
+    timeline,
+};
 
 pub(crate) fn room_event(
     snapshot: &dyn Snapshot,
@@ -38,6 +41,7 @@ pub(crate) fn room_event(
         session_id: None,
         sender_device: None,
         shield: Shield::None,
+        shared_by: None,
         state_key: parts.state_key,
     };
     match record.decryption {
@@ -57,13 +61,15 @@ pub(crate) fn room_event(
         }
         Decryption::Undecryptable { reason, session_id } => {
             let mut reason = Utd::parse(&reason);
-            if let (Utd::MissingKey, Some(session_id)) = (&reason, &session_id) {
+            if let (Utd::MissingKey | Utd::NotMemberThen, Some(session_id)) = (&reason, &session_id)
+            {
                 let withheld =
                     RoomSessionKey { room_id: key.room_id, session_id: session_id.clone() };
-                // Only the sender can say so: anybody can write such a note.
-                if let Some(withheld) = snapshot
-                    .load::<WithheldRecord>(&withheld)?
-                    .filter(|withheld| withheld.sender == event.sender)
+                // Only the sender can say so: anybody can write such a note. One from a bundle came by Olm.
+                if let Some(withheld) =
+                    snapshot.load::<WithheldRecord>(&withheld)?.filter(|withheld| {
+                        withheld.sender == event.sender || is_not_shared(&withheld.code)
+                    })
                 {
                     reason = Utd::Withheld(withheld.code);
                 }
@@ -104,6 +110,7 @@ pub(crate) fn room_event(
                             body = Err(Utd::SenderUntrusted);
                         }
                     }
+                    event.shared_by = owner.shared_by;
                     // Who passes a key on can name any device with it.
                     if owner.source == KeySource::Olm {
                         event.sender_device = device.map(|device| device.device_id);

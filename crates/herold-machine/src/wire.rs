@@ -224,8 +224,25 @@ pub(crate) struct RoomKeyContent {
     pub(crate) room_id: String,
     pub(crate) session_id: String,
     pub(crate) session_key: zeroize::Zeroizing<String>,
-    #[serde(default, alias = "org.matrix.msc3061.shared_history")]
-    pub(crate) shared_history: Option<bool>,
+    #[serde(default)]
+    shared_history: Option<Box<RawValue>>,
+    /// A name that matrix-sdk-crypto gives it.
+    #[serde(default, rename = "m.shared_history")]
+    other_shared_history: Option<Box<RawValue>>,
+    /// The name before it entered the specification.
+    #[serde(default, rename = "org.matrix.msc3061.shared_history")]
+    unstable_shared_history: Option<Box<RawValue>>,
+}
+
+impl RoomKeyContent {
+    /// Whether the key may be given to later members. What is no truth value counts as no.
+    pub(crate) fn is_shared_history(&self) -> bool {
+        [&self.shared_history, &self.other_shared_history, &self.unstable_shared_history]
+            .into_iter()
+            .flatten()
+            .find_map(|raw| parse_section::<bool>(raw))
+            .unwrap_or(false)
+    }
 }
 
 /// The content of `m.forwarded_room_key`. Who made the session is the forwarder's word.

@@ -11,6 +11,7 @@ use crate::{
     journal,
     mark::Demand,
     open::Held,
+    rollback::Rollback,
     schema::Place,
     wal,
 };
@@ -27,18 +28,25 @@ impl Store for SqliteStore {
         held.set_synchronous(full)?;
         held.set_wiping(changes.iter().any(|(table, ..)| !was_sent(table)))?;
         held.log_is_empty = false;
-        match held.apply(changes, self.options.shared) {
-            Ok(entry) => held.journal = entry,
+        let guard = self.rollback.as_ref().filter(|_| full);
+        let raised = match held.apply(changes, self.options.shared, guard) {
+            Ok(applied) => {
+                held.journal = applied.entry;
+                applied.raised
+            }
             Err(error) => {
                 held.take_back();
                 return Err(error);
             }
-        }
+        };
         // It is committed: from here on nothing may say otherwise.
         held.journal_is_right = true;
         self.resident.committed(changes);
         if full {
             held.marked = held.demand_log(&self.files.log()).is_ok();
+        }
+        if let Some(rollback) = &mut self.rollback {
+            rollback.committed(full, raised);
         }
         if held.frames.load(Ordering::Relaxed) >= self.options.checkpoint_pages {
             let _ = held.rewind_log();
@@ -92,6 +100,14 @@ impl SqliteStore {
     }
 }
 
+/// What a commit has written beside its rows.
+struct Applied {
+    /// The journal's last entry.
+    entry: Option<i64>,
+    /// What the number of the rollback guard was raised to, if it was.
+    raised: Option<u64>,
+}
+
 impl Held {
     /// Moves the log's pages into the database and empties the log.
     pub(crate) fn empty_log(&mut self) -> Result<(), StoreError> {
@@ -125,8 +141,13 @@ impl Held {
         Ok(())
     }
 
-    /// Makes the changes in one transaction. Answers the number of the journal's last entry.
-    fn apply(&mut self, changes: &ChangeSet, shared: bool) -> Result<Option<i64>, StoreError> {
+    /// Makes the changes in one transaction, and raises the guard's number with it if it is time to.
+    fn apply(
+        &mut self,
+        changes: &ChangeSet,
+        shared: bool,
+        guard: Option<&Rollback>,
+    ) -> Result<Applied, StoreError> {
         let doing = "committing";
         let run = |sql: &str| -> rusqlite::Result<()> {
             self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
@@ -169,8 +190,9 @@ impl Held {
             }
             None
         };
+        let raised = guard.map_or(Ok(None), |guard| guard.raise_with(&self.connection))?;
         run("COMMIT").map_err(|error| from_sqlite(&error, doing))?;
-        Ok(entry)
+        Ok(Applied { entry, raised })
     }
 
     /// Rolls back what a failed commit has left, if SQLite has not done so itself.
@@ -182,7 +204,7 @@ impl Held {
     }
 
     /// Has the mark ask for the log as it is now.
-    fn demand_log(&mut self, log: &Path) -> std::io::Result<()> {
+    pub(crate) fn demand_log(&mut self, log: &Path) -> std::io::Result<()> {
         let salts = wal::salts(log)?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         self.mark.demand(Demand::new(salts, self.frames.load(Ordering::Relaxed)))
     }
@@ -203,7 +225,7 @@ impl Held {
         Ok(())
     }
 
-    fn set_synchronous(&mut self, full: bool) -> Result<(), StoreError> {
+    pub(crate) fn set_synchronous(&mut self, full: bool) -> Result<(), StoreError> {
         if self.synchronous != Some(full) {
             self.synchronous = None;
             self.connection

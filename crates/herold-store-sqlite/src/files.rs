@@ -2,13 +2,13 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
 use herold_store::StoreError;
 
-use crate::error::from_io;
+use crate::{error::from_io, header::DatabaseId};
 
 /// Where the files of a store are.
 #[derive(Clone)]
@@ -93,19 +93,47 @@ impl Files {
         })
     }
 
-    /// Makes the directory, for its owner only.
+    /// Makes the directory, for its owner only, and those above it; their names are on the medium then.
     pub(crate) fn make_directory(&self) -> Result<(), StoreError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&self.directory).map_err(|error| from_io(&error, "making the directory"))
+        // A name is in the folder above: up to the first that is there already.
+        let above = || self.directory.ancestors().skip(1);
+        let missing = above().take_while(|folder| !folder.exists()).count();
+        let make = || -> io::Result<()> {
+            builder.create(&self.directory)?;
+            above().take(missing + 1).try_for_each(|folder| match sync_directory(folder) {
+                // A folder of somebody else's in which one may pass, not look.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                done => done,
+            })
+        };
+        make().map_err(|error| from_io(&error, "making the directory"))
     }
 
-    /// Removes what a making of a store that was cut short has left.
+    /// Removes what a making of a store that was cut short has left; there is no store.
     pub(crate) fn remove_leftovers(&self) -> Result<(), StoreError> {
         // The mark first: without the new database it would be taken for what is left of a store.
-        for name in ["herold.mark", "herold.db.new-wal", "herold.db.new-journal", "herold.db.new"] {
+        self.remove(&["herold.mark"])?;
+        self.sync_names()?;
+        self.remove_new_database()
+    }
+
+    /// Removes a database that never became the store's.
+    pub(crate) fn remove_new_database(&self) -> Result<(), StoreError> {
+        self.remove_new_log()?;
+        self.remove(&["herold.salt.new", "herold.db.new"])
+    }
+
+    /// Removes what SQLite leaves beside a database that is being made.
+    pub(crate) fn remove_new_log(&self) -> Result<(), StoreError> {
+        self.remove(&["herold.db.new-wal", "herold.db.new-journal"])
+    }
+
+    fn remove(&self, names: &[&str]) -> Result<(), StoreError> {
+        for name in names {
             match fs::remove_file(self.directory.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(from_io(&error, "clearing up"));
@@ -116,11 +144,33 @@ impl Files {
         Ok(())
     }
 
-    /// Gives the new database its name.
-    pub(crate) fn name_database(&self) -> Result<(), StoreError> {
+    /// Brings the names in line with the key file, which belongs to the database `id`: a making or a re-keying that was
+    /// cut short is finished if the key file is the new one.
+    pub(crate) fn settle(&self, id: &DatabaseId) -> Result<(), StoreError> {
+        // Whoever put the key file there may have been killed before its name was on the medium. A power loss that
+        // takes it back must not find the old database gone.
+        self.sync_names()?;
+        if database_id(&self.database())?.is_some_and(|found| found == *id) {
+            return Ok(());
+        }
+        if database_id(&self.new_database())?.is_some_and(|found| found == *id) {
+            self.remove_new_log()?;
+            return self.name_database();
+        }
+        Err(StoreError::Corrupt("the database is damaged, or not the key file's".to_owned()))
+    }
+
+    /// Gives the new database its name, in place of any other.
+    fn name_database(&self) -> Result<(), StoreError> {
         fs::rename(self.new_database(), self.database())
             .and_then(|()| self.sync_directory())
             .map_err(|error| from_io(&error, "naming the database"))
+    }
+
+    /// What the new database is known by.
+    pub(crate) fn new_database_id(&self) -> Result<DatabaseId, StoreError> {
+        database_id(&self.new_database())?
+            .ok_or_else(|| StoreError::Io("the new database is not there".to_owned()))
     }
 
     /// Replaces the key file: afterwards, power loss or not, it is wholly the old or wholly the new.
@@ -137,12 +187,38 @@ impl Files {
         write().map_err(|error| from_io(&error, "writing the key file"))
     }
 
+    /// As [`Files::sync_directory`], for those who can do nothing about it.
+    pub(crate) fn sync_names(&self) -> Result<(), StoreError> {
+        self.sync_directory().map_err(|error| from_io(&error, "synchronising the directory"))
+    }
+
     /// Makes the names in the directory durable.
     pub(crate) fn sync_directory(&self) -> io::Result<()> {
-        #[cfg(unix)]
-        File::open(&self.directory)?.sync_all()?;
-        Ok(())
+        sync_directory(&self.directory)
     }
+}
+
+/// The first bytes of a database; `None` if there is none, or less than that of it.
+fn database_id(path: &Path) -> Result<Option<DatabaseId>, StoreError> {
+    let mut id = DatabaseId::default();
+    match File::open(path).and_then(|mut file| file.read_exact(&mut id)) {
+        Ok(()) => Ok(Some(id)),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(from_io(&error, "looking at the database")),
+    }
+}
+
+/// Makes the names in a directory durable, where the system has such a thing.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(directory)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = directory;
+    Ok(())
 }
 
 /// Options that make files for their owner only.

@@ -1,8 +1,9 @@
 //! The key file: how a store key becomes the key of the database.
 //!
-//! The database has a random *data key*, which never changes. The key file holds it, encrypted under
-//! the store key, so a new passphrase costs one small file and not a new database. All integers are
-//! big-endian.
+//! The database has a random *data key*. The key file holds it, encrypted under the store key, so a new passphrase
+//! costs one small file and not a new database. It also names the database that the data key is for, by the salt that
+//! SQLCipher has put at its beginning: when a store is re-keyed ([`crate::rekey`]) the key file is what decides which of
+//! two databases is the store's. All integers are big-endian.
 //!
 //! | at | bytes | what |
 //! | --- | --- | --- |
@@ -11,9 +12,10 @@
 //! | 17 | 1 | 0: raw store key, 1: passphrase |
 //! | 18 | 12 | passphrase: memory in KiB, passes, lanes; raw: zero |
 //! | 30 | 32 | salt |
-//! | 62 | 32 | data key, encrypted |
-//! | 94 | 32 | key check: HMAC-SHA-256 of all before |
-//! | 126 | 32 | check sum: SHA-256 of all before |
+//! | 62 | 16 | the first bytes of the database |
+//! | 78 | 32 | data key, encrypted |
+//! | 110 | 32 | key check: HMAC-SHA-256 of all before |
+//! | 142 | 32 | check sum: SHA-256 of all before |
 //!
 //! With `ikm` the raw store key or the stretched passphrase: `prk = HMAC(salt, ikm)`, the key check's key
 //! and the pad that encrypts the data key are `HMAC(prk, label)`. The salt is fresh for every key file, so
@@ -39,12 +41,22 @@ const CHECK_LABEL: &[u8] = b"herold store 1: key check";
 const PAD_LABEL: &[u8] = b"herold store 1: data key";
 
 /// Bytes before the key check.
-const CHECKED: usize = 94;
+const CHECKED: usize = 110;
 /// Bytes of the file.
 const LENGTH: usize = CHECKED + 32 + 32;
 
 /// The key of the database. Secret.
 pub(crate) type DataKey = Zeroizing<[u8; 32]>;
+
+/// The first bytes of a database: random, the same for its whole life, no secret.
+pub(crate) type DatabaseId = [u8; 16];
+
+/// What a key file says to whoever has the store key.
+#[derive(Debug)]
+pub(crate) struct Unsealed {
+    pub(crate) data_key: DataKey,
+    pub(crate) database: DatabaseId,
+}
 
 /// A new random data key.
 pub(crate) fn new_data_key() -> Result<DataKey, StoreError> {
@@ -53,9 +65,10 @@ pub(crate) fn new_data_key() -> Result<DataKey, StoreError> {
     Ok(key)
 }
 
-/// A key file that opens with `key` and holds `data_key`.
+/// A key file that opens with `key` and holds the `data_key` of this database.
 pub(crate) fn seal(
     data_key: &DataKey,
+    database: &DatabaseId,
     key: &StoreKey,
     cost: PassphraseCost,
 ) -> Result<Vec<u8>, StoreError> {
@@ -73,17 +86,18 @@ pub(crate) fn seal(
         out.extend_from_slice(&number.to_be_bytes());
     }
     out.extend_from_slice(&salt);
+    out.extend_from_slice(database);
     out.extend_from_slice(keys.pad(data_key).as_slice());
     out.extend_from_slice(&hmac(&keys.check)?.chain_update(&out).finalize().into_bytes());
     out.extend_from_slice(&Sha256::digest(&out));
     Ok(out)
 }
 
-/// The data key in the key file `bytes`.
+/// The data key in the key file `bytes`, and its database.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`], [`StoreError::TooNew`], or [`StoreError::WrongKey`], each only if it is so.
-pub(crate) fn unseal(bytes: &[u8], key: &StoreKey) -> Result<DataKey, StoreError> {
+pub(crate) fn unseal(bytes: &[u8], key: &StoreKey) -> Result<Unsealed, StoreError> {
     let fields = Fields::parse(bytes)?;
     match (key, fields.cost) {
         (StoreKey::Raw(_), None) | (StoreKey::Passphrase(_), Some(_)) => {}
@@ -94,15 +108,24 @@ pub(crate) fn unseal(bytes: &[u8], key: &StoreKey) -> Result<DataKey, StoreError
         .chain_update(fields.checked)
         .verify_slice(&fields.check)
         .map_err(|_| StoreError::WrongKey)?;
-    Ok(keys.pad(&fields.sealed))
+    Ok(Unsealed { data_key: keys.pad(&fields.sealed), database: fields.database })
 }
 
-/// Checks that the key file `bytes` is undamaged.
+/// What tells a key file from another without the store key. Checked for damage only: not authentic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyFile {
+    /// The database that it belongs to.
+    pub(crate) database: DatabaseId,
+    sum: [u8; 32],
+}
+
+/// Checks that the key file `bytes` is undamaged, and says which it is.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] or [`StoreError::TooNew`].
-pub(crate) fn check(bytes: &[u8]) -> Result<(), StoreError> {
-    Fields::parse(bytes).map(drop)
+pub(crate) fn identify(bytes: &[u8]) -> Result<KeyFile, StoreError> {
+    let Fields { database, sum, .. } = Fields::parse(bytes)?;
+    Ok(KeyFile { database, sum })
 }
 
 /// A key file's content, undamaged.
@@ -111,8 +134,10 @@ struct Fields<'a> {
     /// `None`: the store key is raw.
     cost: Option<PassphraseCost>,
     salt: [u8; 32],
+    database: DatabaseId,
     sealed: Zeroizing<[u8; 32]>,
     check: [u8; 32],
+    sum: [u8; 32],
 }
 
 impl<'a> Fields<'a> {
@@ -136,6 +161,7 @@ impl<'a> Fields<'a> {
         let (passes, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
         let (lanes, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
         let (salt, rest) = rest.split_first_chunk::<32>().ok_or_else(damaged)?;
+        let (database, rest) = rest.split_first_chunk::<16>().ok_or_else(damaged)?;
         let (sealed, rest) = rest.split_first_chunk::<32>().ok_or_else(damaged)?;
         let check = rest.try_into().map_err(|_| damaged())?;
         let [memory, passes, lanes] = [memory, passes, lanes].map(|at| u32::from_be_bytes(*at));
@@ -145,7 +171,8 @@ impl<'a> Fields<'a> {
             _ => return Err(damaged()),
         };
         let checked = bytes.get(..CHECKED).ok_or_else(damaged)?;
-        Ok(Self { checked, cost, salt: *salt, sealed: Zeroizing::new(*sealed), check })
+        let (salt, database, sealed) = (*salt, *database, Zeroizing::new(*sealed));
+        Ok(Self { checked, cost, salt, database, sealed, check, sum: *sum })
     }
 }
 
@@ -192,6 +219,8 @@ fn fill(bytes: &mut [u8]) -> Result<(), StoreError> {
 mod tests {
     use super::*;
 
+    const DATABASE: DatabaseId = *b"sixteen bytes of";
+
     fn data_key() -> DataKey {
         Zeroizing::new([0x5a; 32])
     }
@@ -215,9 +244,10 @@ mod tests {
     #[test]
     fn each_kind_of_key_opens_its_own_file_only() {
         for key in [StoreKey::raw([1; 32]), passphrase("correct horse")] {
-            let bytes = seal(&data_key(), &key, cheap()).unwrap();
+            let bytes = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
             assert_eq!(bytes.len(), LENGTH);
-            assert_eq!(*unseal(&bytes, &key).unwrap(), *data_key());
+            assert_eq!(unseal(&bytes, &key).unwrap().database, DATABASE);
+            assert_eq!(*unseal(&bytes, &key).unwrap().data_key, *data_key());
             for wrong in [StoreKey::raw([2; 32]), passphrase("correct horse "), passphrase("")] {
                 assert!(matches!(unseal(&bytes, &wrong), Err(StoreError::WrongKey)));
             }
@@ -227,9 +257,9 @@ mod tests {
     #[test]
     fn two_files_for_one_key_share_nothing() {
         let key = StoreKey::raw([1; 32]);
-        let one = seal(&data_key(), &key, cheap()).unwrap();
-        let other = seal(&data_key(), &key, cheap()).unwrap();
-        for range in [30..62, 62..94, 94..126] {
+        let one = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
+        let other = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
+        for range in [30..62, 78..110, 110..142] {
             assert_ne!(one[range.clone()], other[range]);
         }
     }
@@ -237,7 +267,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_every_cut_is_damage() {
         for key in [StoreKey::raw([1; 32]), passphrase("p")] {
-            let bytes = seal(&data_key(), &key, cheap()).unwrap();
+            let bytes = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
             for at in 0..bytes.len() {
                 for bit in 0..8 {
                     let mut changed = bytes.clone();
@@ -254,7 +284,7 @@ mod tests {
     #[test]
     fn a_file_changed_on_purpose_gives_no_other_data_key() {
         let key = passphrase("p");
-        let bytes = seal(&data_key(), &key, cheap()).unwrap();
+        let bytes = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
         for at in 0..CHECKED + 32 {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
@@ -272,7 +302,7 @@ mod tests {
     #[test]
     fn a_tampered_cost_is_refused_before_it_is_paid() {
         let key = passphrase("p");
-        let bytes = seal(&data_key(), &key, cheap()).unwrap();
+        let bytes = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
         for (at, number) in [
             (18, 1 << 31),
             (18, u32::MAX),
@@ -298,7 +328,7 @@ mod tests {
     #[test]
     fn a_newer_version_is_told_from_damage() {
         let key = StoreKey::raw([1; 32]);
-        let mut bytes = seal(&data_key(), &key, cheap()).unwrap();
+        let mut bytes = seal(&data_key(), &DATABASE, &key, cheap()).unwrap();
         bytes[16] = 9;
         let error = unseal(&summed(bytes), &key).unwrap_err();
         assert!(matches!(error, StoreError::TooNew { found: 9, supported: 1 }));

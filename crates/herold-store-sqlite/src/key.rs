@@ -1,11 +1,13 @@
 //! [`StoreKey`], what a passphrase costs, and the options of a store.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use herold_crypto::SecretString;
 use herold_store::StoreError;
 use zeroize::Zeroizing;
+
+use crate::RollbackGuard;
 
 /// What opens a store. Secret: `Debug` prints the kind only, and the key is wiped on drop.
 #[derive(Clone)]
@@ -143,6 +145,8 @@ pub struct StoreOptions {
     pub shared: bool,
     /// How long a shared store is waited for at most while another process holds it.
     pub patience: Duration,
+    /// Notices when the whole store is put back to an earlier state, on hosts with secure hardware.
+    pub rollback_guard: Option<Arc<dyn RollbackGuard>>,
 }
 
 impl Default for StoreOptions {
@@ -155,6 +159,7 @@ impl Default for StoreOptions {
             wipe_memory: false,
             shared: false,
             patience: Duration::from_secs(5),
+            rollback_guard: None,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `herold.mark` | how much the write-ahead log has to hold at least |
 //! | `herold.lock` | the process lock, and who holds it |
 //! | `herold.turn` | the turnstile of those who wait for a shared store; empty |
+//! | `herold.db.new`, `herold.salt.new` | only while a store is made or re-keyed, or when that was cut short |
 //!
 //! Invariants beyond the contract's:
 //!
@@ -20,10 +21,14 @@
 //! - **A lost log is noticed.** SQLite takes a missing or cut write-ahead log for an empty one and goes
 //!   back in time without a word, and a ratchet that goes back in time encrypts two messages with one
 //!   key. `herold.mark` says what has to be there. What no file can show is the whole directory put back
-//!   to an earlier day.
+//!   to an earlier day; a host with secure hardware can ([`RollbackGuard`]).
+//! - **What was durable survives a power loss**, on a medium that keeps no more than was synchronised. The
+//!   tests' own medium forgets everything else, in any order (`tests/disk/power.rs`).
 //! - **Shared, one at a time.** With [`StoreOptions::shared`] processes take turns:
 //!   [`suspend`](herold_store::Store::suspend) lets go of every lock, [`resume`](herold_store::Store::resume) takes them
-//!   again and tells which rows others have changed.
+//!   again and tells which rows others have changed. If another has re-keyed the store meanwhile, taking it again is
+//!   [`StoreError::WrongKey`](herold_store::StoreError::WrongKey): no commit goes to a database that is no longer the
+//!   store's.
 //! - **Nothing in clear.** Row keys and values are in encrypted pages only; temporary tables stay in
 //!   memory; error texts and `Debug` output hold neither keys nor rows.
 
@@ -40,13 +45,19 @@ mod lock;
 mod mark;
 mod open;
 mod read;
+mod rekey;
 mod resident;
+mod rollback;
 mod schema;
 mod share;
 mod wal;
 
+#[cfg(all(test, target_os = "linux"))]
+mod memory_tests;
 #[cfg(test)]
 mod tests;
 
 pub use key::{PassphraseCost, StoreKey, StoreOptions};
 pub use open::SqliteStore;
+pub use rollback::RollbackGuard;
+pub use wal::{LogFrame, walk_log};

@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
 /// Holds the store for this process until it is dropped, or the process dies.
 pub(crate) struct ProcessLock {
-    _file: File,
+    file: File,
     /// The turnstile's file, to look whether somebody waits; `None` if the store is not shared.
     turnstile: Option<File>,
 }
@@ -40,7 +40,15 @@ impl ProcessLock {
             return Err(StoreError::Locked { holder: holder(file) });
         }
         note(&mut file, label)?;
-        Ok(Self { _file: file, turnstile: None })
+        Ok(Self { file, turnstile: None })
+    }
+
+    /// The same lock once more: it is held until both are gone, so nobody who waits gets in between. `shared`: it is to
+    /// be seen whether somebody waits.
+    pub(crate) fn another(&self, files: &Files, shared: bool) -> Result<Self, StoreError> {
+        let file = self.file.try_clone().map_err(|error| from_io(&error, LOCKING))?;
+        let turnstile = if shared { Some(open(&files.turnstile())?) } else { None };
+        Ok(Self { file, turnstile })
     }
 
     /// As [`ProcessLock::acquire`], waiting until `end` for others to let go.
@@ -57,7 +65,7 @@ impl ProcessLock {
             return Err(StoreError::Locked { holder: holder(file) });
         }
         note(&mut file, label)?;
-        Ok(Self { _file: file, turnstile: Some(turnstile) })
+        Ok(Self { file, turnstile: Some(turnstile) })
     }
 
     /// Whether another process waits for the lock.

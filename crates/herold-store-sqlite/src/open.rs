@@ -19,11 +19,12 @@ use crate::{
     StoreKey, StoreOptions,
     error::{from_io, from_sqlite},
     files::{Files, Presence, private},
-    header::{self, DataKey},
+    header::{self, DataKey, DatabaseId, KeyFile, Unsealed},
     journal,
     lock::ProcessLock,
     mark::Mark,
     resident::Resident,
+    rollback::{self, Rollback},
     schema,
     share::Seen,
     wal::{self, LogState},
@@ -50,6 +51,10 @@ pub struct SqliteStore {
     pub(crate) resident: Resident,
     /// What the store was like when it was let go of.
     pub(crate) seen: Seen,
+    /// The key file that `data_key` is from, or one that is known to hold the same.
+    pub(crate) key_file: KeyFile,
+    /// Refuses a store that was put back, if the host has what it takes.
+    pub(crate) rollback: Option<Rollback>,
 }
 
 /// What there is while the store is held.
@@ -87,7 +92,8 @@ impl SqliteStore {
     /// - [`StoreError::WrongKey`] if `key` is not this store's.
     /// - [`StoreError::Corrupt`] if a part of it is missing or damaged; nothing was changed.
     /// - [`StoreError::TooNew`] if a newer version wrote it; nothing was changed.
-    /// - [`StoreError::Io`] if the medium failed.
+    /// - [`StoreError::RolledBack`] if the host's [`RollbackGuard`](crate::RollbackGuard) has seen a later state of it.
+    /// - [`StoreError::Io`] if the medium failed, or the guard.
     pub fn open(
         path: impl AsRef<Path>,
         key: &StoreKey,
@@ -100,12 +106,25 @@ impl SqliteStore {
         }
         let end = Instant::now() + options.patience;
         let lock = take_lock(&files, options, end)?;
+        Self::open_with(files, lock, key, options, end)
+    }
+
+    /// Opens a store whose lock is held.
+    pub(crate) fn open_with(
+        files: Files,
+        lock: ProcessLock,
+        key: &StoreKey,
+        options: &StoreOptions,
+        end: Instant,
+    ) -> Result<Self, StoreError> {
         let header = read_header(&files)?;
-        let data_key = header::unseal(&header, key)?;
-        if files.presence()? == Presence::Unnamed {
-            files.name_database()?;
-        }
-        Self::open_locked(files, lock, data_key, options, end)
+        let key_file = header::identify(&header)?;
+        let Unsealed { data_key, database } = header::unseal(&header, key)?;
+        files.settle(&database)?;
+        let store = Self::open_locked(files, lock, data_key, key_file, options, end)?;
+        // Only now: an opening that fails leaves everything as it was.
+        store.files.remove_new_database()?;
+        Ok(store)
     }
 
     /// Makes an empty store in the directory `path`, which is made too if it is not there.
@@ -133,13 +152,19 @@ impl SqliteStore {
         }
         files.remove_leftovers()?;
         let data_key = header::new_data_key()?;
-        let header = header::seal(&data_key, key, options.passphrase_cost)?;
-        make_database(&files, &data_key, options)?;
+        let guard = options.rollback_guard.as_ref();
+        let database = make_database(&files, &data_key, options, |connection| {
+            schema::create(connection)?;
+            rollback::begin(connection, guard)
+        })?;
+        let header = header::seal(&data_key, &database, key, options.passphrase_cost)?;
         Mark::create(&files.mark())?;
-        // From here on it is a store: all of its parts are on the medium.
+        // From here on it is a store: all of its parts are on the medium, and their names.
+        files.sync_names()?;
         files.replace_header(&header)?;
-        files.name_database()?;
-        Self::open_locked(files, lock, data_key, options, end)
+        files.settle(&database)?;
+        let key_file = header::identify(&header)?;
+        Self::open_locked(files, lock, data_key, key_file, options, end)
     }
 
     /// Opens the store in the directory `path`, or makes one if there is none at all. A store that is
@@ -167,18 +192,23 @@ impl SqliteStore {
         files: Files,
         lock: ProcessLock,
         data_key: DataKey,
+        key_file: KeyFile,
         options: &StoreOptions,
         end: Instant,
     ) -> Result<Self, StoreError> {
         let (held, _) = Held::open(&files, lock, &data_key, options, end)?;
-        Ok(Self {
+        let mut store = Self {
             held: Some(held),
             files,
             data_key,
             options: options.clone(),
             resident: Resident::default(),
             seen: Seen::default(),
-        })
+            key_file,
+            rollback: options.rollback_guard.as_ref().map(Rollback::new),
+        };
+        store.meet_guard()?;
+        Ok(store)
     }
 
     /// What there is while the store is held.
@@ -192,35 +222,45 @@ impl SqliteStore {
     /// Moves everything into the database file, and lets go of the store.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if it could not all be moved. Nothing is lost: the rest is in the log, and the
-    /// next opening takes it from there.
+    /// [`StoreError::Io`] if it could not all be moved, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
+    /// Nothing is lost: the rest is in the log, and the next opening takes it from there.
     pub fn close(mut self) -> Result<(), StoreError> {
-        if self.held.is_some() { self.checkpoint() } else { Ok(()) }
+        let parted = self.part_from_guard();
+        let emptied = if self.held.is_some() { self.checkpoint() } else { Ok(()) };
+        emptied.and(parted)
     }
 
     /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
     /// who had the old key *and* a copy of the old key file can still read copies of the database.
+    /// [`SqliteStore::rekey`] changes that too.
     ///
     /// # Errors
     /// - [`StoreError::WrongKey`] if `old` is not the store's key.
     /// - [`StoreError::Corrupt`] if the key file is damaged.
     /// - [`StoreError::Io`] if the medium failed; then one of the two keys opens the store.
+    /// - [`StoreError::Suspended`] if it is let go of.
     pub fn change_key(
         &mut self,
         old: &StoreKey,
         new: &StoreKey,
         options: &StoreOptions,
     ) -> Result<(), StoreError> {
+        // Others may have changed it too, or re-keyed the store, while it was let go of.
+        self.held()?;
         let header = std::fs::read(self.files.header())
             .map_err(|error| from_io(&error, "reading the key file"))?;
-        let data_key = header::unseal(&header, old)?;
-        self.files.replace_header(&header::seal(&data_key, new, options.passphrase_cost)?)
+        let Unsealed { data_key, database } = header::unseal(&header, old)?;
+        let sealed = header::seal(&data_key, &database, new, options.passphrase_cost)?;
+        self.files.replace_header(&sealed)?;
+        self.key_file = header::identify(&sealed)?;
+        Ok(())
     }
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         // What fails here is in the log still; a store that was let go of is others' affair.
+        let _ = self.part_from_guard();
         let _ = self.checkpoint();
     }
 }
@@ -324,27 +364,32 @@ pub(crate) fn read_header(files: &Files) -> Result<Vec<u8>, StoreError> {
     std::fs::read(files.header()).map_err(|error| from_io(&error, "reading the key file"))
 }
 
-/// Makes the database under the name that it has until it is whole.
-fn make_database(
+/// Makes the database under the name that it has until it is whole, with what `fill` puts in. Returns what it is known
+/// by; it and its name are on the medium then.
+pub(crate) fn make_database(
     files: &Files,
     data_key: &DataKey,
     options: &StoreOptions,
-) -> Result<(), StoreError> {
+    fill: impl FnOnce(&mut Connection) -> Result<(), StoreError>,
+) -> Result<DatabaseId, StoreError> {
+    let doing = "making the database";
     let path = files.new_database();
-    let made = |error: std::io::Error| from_io(&error, "making the database");
+    let made = |error: std::io::Error| from_io(&error, doing);
     private().write(true).create_new(true).open(&path).map_err(made)?;
     let mut connection = connect(&path, data_key, options)?;
-    schema::create(&mut connection)?;
+    fill(&mut connection)?;
     // The last connection empties and removes the log.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
-        .map_err(|error| from_sqlite(&error, "making the database"))?;
-    connection.close().map_err(|(_, error)| from_sqlite(&error, "making the database"))?;
-    File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(made)
+        .map_err(|error| from_sqlite(&error, doing))?;
+    connection.close().map_err(|(_, error)| from_sqlite(&error, doing))?;
+    File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(made)?;
+    files.sync_names()?;
+    files.new_database_id()
 }
 
 /// Opens the database file at `path`, which is there, and takes SQLite's lock on it.
-fn connect(
+pub(crate) fn connect(
     path: &Path,
     data_key: &DataKey,
     options: &StoreOptions,

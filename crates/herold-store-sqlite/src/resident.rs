@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// A table is kept while its rows are together no larger, in bytes.
 const LIMIT: usize = 4 << 20;
 
-const TABLES: [Table; 15] = [
+const TABLES: [Table; 16] = [
     Table::KeyUpload,
     Table::Login,
     Table::Sync,
@@ -28,6 +28,7 @@ const TABLES: [Table; 15] = [
     Table::SlidingSync,
     Table::ToDeviceQueue,
     Table::UntrustedDevice,
+    Table::Invitation,
 ];
 
 /// Whether a table is one of those kept.

@@ -83,6 +83,8 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("parked", Small),
     Step::Table("secret_request", Small),
     Step::Table("verified_device", Small),
+    Step::Table("invitation", Small),
+    Step::Table("history_bundle", Large),
     Step::Journal,
 ]];
 
@@ -102,6 +104,9 @@ pub(crate) struct Place {
 
 /// The SQL table of the rows that share one.
 const SHARED: &str = "shared";
+
+/// The key in it of the store's own row, which no table of the contract has: the counter of [`crate::rollback`].
+pub(crate) const OWN_ROW: &[u8] = b"\0sealed counter";
 
 impl Place {
     /// The place of a table.
@@ -227,7 +232,10 @@ mod tests {
         let mut prefixes = BTreeSet::new();
         let mut steps = MIGRATIONS.iter().copied().flatten();
         assert!(steps.all(|step| match step {
-            Step::Table(_, Shared(prefix)) => *prefix < u8::MAX && prefixes.insert(*prefix),
+            Step::Table(_, Shared(prefix)) => {
+                // 0 is the store's own.
+                (1..u8::MAX).contains(prefix) && prefixes.insert(*prefix)
+            }
             Step::Table(..) | Step::Journal => true,
         }));
         assert!(prefixes.len() > 1);

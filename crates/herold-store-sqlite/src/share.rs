@@ -47,10 +47,22 @@ impl SqliteStore {
         }
         let end = Instant::now() + self.options.patience;
         let lock = take_lock(&self.files, &self.options, end)?;
-        header::check(&read_header(&self.files)?)?;
+        let key_file = header::identify(&read_header(&self.files)?)?;
+        if key_file.database != self.key_file.database {
+            // Somebody has re-keyed the store: under the old key only the old database could be written, which is thrown
+            // away, or gone by its name. Whoever has the new key finishes what may have been cut short.
+            return Err(StoreError::WrongKey);
+        }
+        if key_file != self.key_file {
+            self.files.settle(&key_file.database)?;
+        }
         let (held, log) = Held::open(&self.files, lock, &self.data_key, &self.options, end)?;
+        if let Some(rollback) = &self.rollback {
+            rollback.check(&held.connection)?;
+        }
         let changed = self.seen.changed(&held, log.as_ref())?;
         self.resident.changed(&changed, |table, key| held.get(table, key))?;
+        self.key_file = key_file;
         self.held = Some(held);
         Ok(changed)
     }

@@ -71,9 +71,33 @@ impl StoreFactory for OnDisk {
         SqliteStore::open(&*self.place.borrow(), &key(), &self.options())
     }
 
-    fn fail_next_commit(&self, store: &mut SqliteStore) -> bool {
-        store.held.as_mut().unwrap().fail_after = Some(1);
+    fn fail_commit_after(&self, store: &mut SqliteStore, rows: usize) -> bool {
+        store.held.as_mut().unwrap().fail_after = Some(rows);
         true
+    }
+
+    fn damage(
+        &self,
+        store: SqliteStore,
+        _table: Table,
+        _key: &[u8],
+    ) -> Option<Result<SqliteStore, StoreError>> {
+        let path = store.files.database();
+        store.close().unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        // Where a row is cannot be seen from outside: every page that an empty store does not have.
+        let empty = OnDisk::new(Ending::Closed, 1000);
+        let store = empty.create().unwrap();
+        let empty = store.files.database();
+        let from = usize::try_from(std::fs::metadata(empty).unwrap().len()).unwrap();
+        assert!(from < bytes.len());
+        for at in (from..bytes.len()).step_by(4096) {
+            bytes[at + 1000] ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let opened = SqliteStore::open(&*self.place.borrow(), &key(), &self.options());
+        assert!(opened.is_ok(), "the damage is to be met by reads: {opened:?}");
+        Some(opened)
     }
 }
 
@@ -201,4 +225,30 @@ fn a_making_that_was_cut_short_is_begun_again() {
     assert!(matches!(place.create(), Err(StoreError::Exists)));
     open().unwrap();
     assert!(path.join("herold.db").exists() && !path.join("herold.db.new").exists());
+}
+
+#[test]
+fn clearing_the_database_out_leaves_no_clear_byte_and_no_other_file() {
+    let place = OnDisk::new(Ending::Closed, 1000);
+    let mut store = place.create().unwrap();
+    let mut changes = ChangeSet::new();
+    for at in 0..500_u32 {
+        let value = b"value-canary ".repeat(200);
+        changes.put_row(Table::Event, format!("key-canary {at}").into_bytes(), value);
+    }
+    store.commit(&changes).unwrap();
+    store.held.as_mut().unwrap().log_is_empty = false;
+    connection(&store).execute_batch("PRAGMA cache_size = -64; VACUUM").unwrap();
+    for _ in 0..2 {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&*place.place.borrow()).unwrap() {
+            let entry = entry.unwrap();
+            let bytes = std::fs::read(entry.path()).unwrap();
+            assert!(!bytes.windows(6).any(|part| part == b"canary"), "{:?}", entry.file_name());
+            names.push(entry.file_name());
+        }
+        assert_eq!(names.len(), 5, "{names:?}");
+        store.checkpoint().unwrap();
+    }
+    assert!(store.get(Table::Event, b"key-canary 7").unwrap().is_some());
 }

@@ -46,6 +46,38 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<LogState>> {
 }
 
 fn read_from(log: &mut impl Read) -> io::Result<Option<LogState>> {
+    let mut state = LogState { salts: Salts::default(), frames: 0 };
+    let mut read = 0;
+    let salts = walk_log(log, &mut |frame| {
+        read += 1;
+        if frame.database_size != 0 {
+            state.frames = read;
+        }
+    })?;
+    Ok(salts.map(|salts| LogState { salts, ..state }))
+}
+
+/// A frame of a write-ahead log: a page as it was written.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFrame<'a> {
+    /// The page's number; the first one is 1.
+    pub page: u32,
+    /// The size of the database after the commit, in pages, if the frame is its commit's last; else 0. Frames after
+    /// the last commit do not count.
+    pub database_size: u32,
+    /// The page.
+    pub bytes: &'a [u8],
+}
+
+/// Visits the frames of a write-ahead log of SQLite, anybody's, up to the first one that does not check. Answers the log's
+/// salts; `None` if SQLite would take nothing from it.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn walk_log(
+    log: &mut impl Read,
+    visit: &mut dyn FnMut(LogFrame<'_>),
+) -> io::Result<Option<[u8; 8]>> {
     let mut header = [0; HEADER];
     if !fill(log, &mut header)? {
         return Ok(None);
@@ -64,9 +96,7 @@ fn read_from(log: &mut impl Read) -> io::Result<Option<LogState>> {
         return Ok(None);
     }
     let salts: Salts = summed.get(16..).and_then(|salts| salts.try_into().ok()).unwrap_or_default();
-    let mut state = LogState { salts, frames: 0 };
     let mut frame = vec![0; FRAME_HEADER + page_size as usize];
-    let mut read = 0;
     while fill(log, &mut frame)? {
         let (header, page) = frame.split_at(FRAME_HEADER);
         let (summed, rest) = header.split_at(8);
@@ -76,13 +106,10 @@ fn read_from(log: &mut impl Read) -> io::Result<Option<LogState>> {
         if frame_salts != salts || number(header, 0) == 0 || !sum.is(sums) {
             break;
         }
-        read += 1;
         // The size of the database after the commit; zero for all frames but a commit's last.
-        if number(header, 4) != 0 {
-            state.frames = read;
-        }
+        visit(LogFrame { page: number(header, 0), database_size: number(header, 4), bytes: page });
     }
-    Ok(Some(state))
+    Ok(Some(salts))
 }
 
 /// SQLite's running check sum.

@@ -124,6 +124,10 @@ tables! {
     SecretRequest = "secret_request",
     /// Devices that were verified by themselves.
     VerifiedDevice = "verified_device",
+    /// Who has invited us to which room.
+    Invitation = "invitation",
+    /// Bundles of room keys that were shared with us and are to be fetched.
+    HistoryBundle = "history_bundle",
 }
 
 /// A typed record: its table, its key, and its bytes.

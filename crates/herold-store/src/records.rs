@@ -148,8 +148,10 @@ macro_rules! record {
     };
 }
 
+mod history;
 mod own;
 
+pub use history::{HistoryBundleKey, HistoryBundleRecord, InvitationRecord};
 pub use own::{
     BackupBatchRecord, BackupDueRecord, BackupRecord, ParkedRecord, PendingIdentityRecord,
     SecretRecord, SecretRequestRecord, SignatureRecord, VerificationRecord,
@@ -449,21 +451,31 @@ pub struct PolicyRecord {
 
 impl Record for PolicyRecord {
     const TABLE: Table = Table::Policy;
-    /// Version 1 had no [`Policy::untrusted_grace`].
-    const VERSION: u8 = 2;
+    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history.
+    const VERSION: u8 = 3;
     type Key = Only;
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         match bytes.split_first() {
             Some((1, body)) => {
-                let grace = Policy::default().untrusted_grace;
-                let rest = postcard::to_allocvec(&grace).unwrap_or_default();
-                decode_body([body, &rest].concat().as_slice())
+                let policy = Policy::default();
+                let rest = (policy.untrusted_grace, policy.share_history, policy.accept_history);
+                decode_body(&with_rest(body, &rest))
             }
-            Some((2, body)) => decode_body(body),
+            Some((2, body)) => {
+                let policy = Policy::default();
+                decode_body(&with_rest(body, &(policy.share_history, policy.accept_history)))
+            }
+            Some((3, body)) => decode_body(body),
             _ => Err(StoreError::Corrupt("a policy of an unknown version".to_owned())),
         }
     }
+}
+
+/// The body with the fields that it lacks.
+fn with_rest(body: &[u8], rest: &impl Serialize) -> Vec<u8> {
+    let rest = postcard::to_allocvec(rest).unwrap_or_default();
+    [body, &rest].concat()
 }
 
 fn decode_body(body: &[u8]) -> Result<PolicyRecord, StoreError> {
@@ -525,6 +537,8 @@ pub struct InboundSessionRecord {
     /// The Curve25519 keys of the devices that passed it on, the last one last, as they say. Nothing is
     /// believed because of it.
     pub forwarders: Vec<Curve25519PublicKey>,
+    /// The user who has shared it with us as a part of a room's history (MSC4268).
+    pub shared_by: Option<OwnedUserId>,
 }
 record!(InboundSessionRecord, InboundSessionKey, InboundSession);
 

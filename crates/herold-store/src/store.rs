@@ -36,6 +36,15 @@ pub enum StoreError {
     /// The store was let go by [`Store::suspend`]: resume it. Nothing was read or changed.
     #[error("the store is suspended")]
     Suspended,
+    /// The store is older than the host's secure hardware knows: somebody has put it back to an earlier
+    /// state. Going on with it would use ratchets a second time; log in anew, as another device.
+    #[error("the store was put back to an earlier state: it says {found}, the host knows {sealed}")]
+    RolledBack {
+        /// The counter in the store.
+        found: u64,
+        /// The counter that the host has kept.
+        sealed: u64,
+    },
     /// The store was written by a newer version than this one.
     #[error("the store has version {found}, newer than the {supported} supported here")]
     TooNew {

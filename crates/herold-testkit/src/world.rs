@@ -748,8 +748,10 @@ impl World {
         response: Option<&ServerResponse>,
         in_time: bool,
     ) {
+        let limit = outgoing.response_limit().unwrap_or(usize::MAX);
         let answer = match response {
             None => Answer::Failed,
+            Some(response) if response.body.len() > limit => Answer::OverLimit,
             Some(response) => Answer::Response {
                 status: response.status,
                 retry_after_ms: response.retry_after_ms,

@@ -266,10 +266,10 @@ fn n25_the_room_inside_the_ciphertext_counts() {
     clean(&world);
 }
 
-/// N28: bundles of older keys. This version makes none and takes none, whoever sends it, whatever was invited or
-/// accepted: nothing is sent, asked for, downloaded or stored.
+/// N28: bundles of older keys that do not say which device they come from, or come in the clear, by either kind of sync,
+/// before the join and after it: nothing is sent, asked for, downloaded or stored. The rest is in `attacks_history.rs`.
 #[test]
-fn n28_no_bundle_of_keys_is_sent_taken_or_downloaded() {
+fn n28_no_bundle_of_keys_is_taken_that_is_not_attributed() {
     for sliding in [false, true] {
         let (mut world, alice, bob, room) = pair(6, sliding);
         let identity = CrossSigning::upload(&mut world, bob);
@@ -312,7 +312,8 @@ fn n28_no_bundle_of_keys_is_sent_taken_or_downloaded() {
             }
         }
         for device in [alice, carol] {
-            assert_eq!(dropped(&world, device, DropReason::Unsolicited), 8);
+            assert_eq!(dropped(&world, device, DropReason::SenderDeviceKeys), 8);
+            assert_eq!(rows(&world, device, Table::HistoryBundle), 0);
             assert_eq!(dropped(&world, device, DropReason::NotByOlm), 4);
             let heard = |event: &AppEvent| matches!(event, AppEvent::ToDevice { .. });
             assert!(!world.devices[device].events.iter().any(heard));

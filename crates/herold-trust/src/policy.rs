@@ -115,6 +115,10 @@ pub struct Policy {
     /// How long [`Recipients::IdentityBasedThenStrict`] puts up with a device that gets no keys. Default: seven
     /// days.
     pub untrusted_grace: Duration,
+    /// Whether room keys of a room's past may be given to users whom this one invites (MSC4268). Default: `true`.
+    pub share_history: bool,
+    /// Whether room keys of a room's past are taken from whoever has invited this user (MSC4268). Default: `true`.
+    pub accept_history: bool,
 }
 
 impl Default for Policy {
@@ -128,6 +132,8 @@ impl Default for Policy {
             default_rotation: Duration::from_hours(7 * 24),
             max_device_name_chars: 100,
             untrusted_grace: Duration::from_hours(7 * 24),
+            share_history: true,
+            accept_history: true,
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum KeySource {
     Imported,
     /// From the server-side backup.
     Backup,
+    // Stores know the variants by their place: a new one comes last.
+    /// From a bundle of the room's past that whoever has invited us has shared (MSC4268).
+    SharedHistory,
 }
 
 /// How a message is shown.

@@ -44,7 +44,9 @@ fn the_shield_table_for_keys_that_came_over_olm() {
 fn keys_from_elsewhere_never_prove_the_sender() {
     let bob = bob();
     let (device, identity) = (bob.device("PHONE"), bob.identity());
-    for source in [KeySource::Forwarded, KeySource::Imported, KeySource::Backup] {
+    for source in
+        [KeySource::Forwarded, KeySource::Imported, KeySource::Backup, KeySource::SharedHistory]
+    {
         for device in [Some(&device), None] {
             assert_eq!(
                 shield(source, device, Some(&identity)),

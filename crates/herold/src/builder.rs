@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use herold_crypto::{Entropy, SecretString};
 use herold_machine::SyncMode;
 use herold_store::{Store, StoreError};
-use herold_store_sqlite::{SqliteStore, StoreKey, StoreOptions};
+use herold_store_sqlite::{RollbackGuard, SqliteStore, StoreKey, StoreOptions};
 
 use crate::{
     Client, ClientError, Clock, Deployment, Engine, HttpOptions, HttpTransport, OsEntropy,
@@ -72,6 +72,13 @@ impl ClientBuilder {
     /// Events for the app are one list: what any process has acknowledged comes to none any more.
     pub fn shared_store(mut self, shared: bool) -> Self {
         self.shared = Some(shared);
+        self
+    }
+
+    /// Notices when the store's whole directory was put back to an earlier state, on hosts with secure hardware:
+    /// then [`ClientBuilder::resume`] fails with [`StoreError::RolledBack`].
+    pub fn rollback_guard(mut self, guard: Arc<dyn RollbackGuard>) -> Self {
+        self.store_options.rollback_guard = Some(guard);
         self
     }
 
@@ -171,8 +178,8 @@ impl ClientBuilder {
             return Err(ClientError::WrongDeployment);
         }
         // A deployment may have become stricter since the account was made.
-        let floor = setup.deployment.policy.floor;
-        engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, &floor))?;
+        let policy = &setup.deployment.policy;
+        engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, policy))?;
         if let Some(mode) = setup.sync_mode {
             engine.step(|machine, snapshot, cx| machine.set_sync_mode(snapshot, cx, mode))?;
         }
@@ -183,6 +190,30 @@ impl ClientBuilder {
         };
         let homeserver = self.reach(base_url)?;
         Ok(Client::start(Session::new(engine, &login, homeserver, setup.deployment.policy)))
+    }
+
+    /// Encrypts the store anew, every byte of it, with nobody logged in or out: from now on `new` opens it and the old
+    /// key opens nothing that is written. Takes a store path and its key. As [`SqliteStore::rekey`]; whenever it is
+    /// cut short, the store is whole under one of the two keys. A client of another process that shares the store gets
+    /// [`StoreError::WrongKey`] from then on, and has to be made anew with `new`. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`] if it does not open or the medium is full; [`ClientError::InvalidInput`] without a path
+    /// or a key.
+    pub async fn rekey_store(mut self, new: StoreKey) -> Result<(), ClientError> {
+        let (Some(path), Some(old)) = (self.store_path.take(), self.store_key.take()) else {
+            return Err(ClientError::InvalidInput("a store's path and key are needed"));
+        };
+        let options = self.options();
+        let rekey =
+            move || SqliteStore::open(&path, &old, &options)?.rekey(&new, &options)?.close();
+        let done = tokio::task::spawn_blocking(rekey).await;
+        Ok(done.map_err(|_| ClientError::Internal("a task ended early"))??)
+    }
+
+    fn options(&self) -> StoreOptions {
+        let shared = self.shared.unwrap_or(self.store_options.shared);
+        StoreOptions { shared, ..self.store_options.clone() }
     }
 
     fn login_homeserver(&self) -> Result<String, ClientError> {
@@ -211,8 +242,7 @@ impl ClientBuilder {
         let store = match (self.store.take(), self.store_path.take(), self.store_key.take()) {
             (Some(store), None, None) => store,
             (None, Some(path), Some(key)) => {
-                let shared = self.shared.unwrap_or(self.store_options.shared);
-                let options = StoreOptions { shared, ..self.store_options.clone() };
+                let options = self.options();
                 open(path, key, options, purpose).await?
             }
             (None, Some(_), None) => {

@@ -134,6 +134,7 @@ impl ClientError {
             Self::Store(StoreError::Suspended) => "store_suspended",
             Self::Store(StoreError::TooNew { .. }) => "store_too_new",
             Self::Store(StoreError::NotFound) => "store_not_found",
+            Self::Store(StoreError::RolledBack { .. }) => "store_rolled_back",
             Self::Store(StoreError::Exists) => "store_exists",
             Self::Store(_) => "store_io",
             Self::NotLoggedIn => "not_logged_in",

@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use herold_crypto::BackupDecryptionKey;
-use herold_machine::{BackupStatus, Imported, Machine, RestoredKey, open_entry};
+use herold_machine::{
+    BackupStatus, HttpRequest, Imported, Machine, Method, RestoredKey, open_entry,
+};
 use herold_trust::KeySource;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -66,6 +68,29 @@ pub(crate) async fn restore(session: &Arc<Session>) -> Result<Imported, ClientEr
     tokio::task::spawn_blocking(move || import(&session, &key, &body))
         .await
         .map_err(|_| ClientError::Internal("a task ended early"))?
+}
+
+/// Downloads one room's keys from the backup in use, if its private key is here, and imports them.
+pub(crate) async fn restore_room(session: &Arc<Session>, room: &RoomId) -> Result<(), ClientError> {
+    let Some((version, key)) = session.read(|machine, snapshot| machine.backup_key(snapshot))?
+    else {
+        return Ok(());
+    };
+    let segments = ["keys", room.as_str()];
+    let request = HttpRequest::new(Method::Get, "/_matrix/client/v3/room_keys", &segments)
+        .query("version", version);
+    let body = match session.call(request, Retry::Always).await {
+        Err(error) if error.is_matrix("M_NOT_FOUND") => return Ok(()),
+        body => body?,
+    };
+    let sessions: &RawValue = serde_json::from_slice(&body)
+        .map_err(|_| ClientError::BadResponse("the contents of a key backup"))?;
+    let body = serde_json::json!({ "rooms": { room.as_str(): sessions } }).to_string();
+    let session = session.clone();
+    tokio::task::spawn_blocking(move || import(&session, &key, body.as_bytes()))
+        .await
+        .map_err(|_| ClientError::Internal("a task ended early"))??;
+    Ok(())
 }
 
 /// Decrypts and imports a downloaded backup, a part at a time: what is in memory beside the download does not grow with

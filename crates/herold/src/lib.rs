@@ -44,6 +44,7 @@ mod deployment;
 mod devices;
 mod engine;
 mod error;
+mod history;
 mod homeserver;
 mod http;
 mod key_backup;
@@ -75,6 +76,7 @@ pub use clock::{Clock, OsEntropy, SystemClock};
 pub use deployment::Deployment;
 pub use engine::{Engine, EngineError};
 pub use error::ClientError;
+pub use history::SharedHistory;
 pub use http::{HttpOptions, HttpTransport};
 pub use media::Download;
 pub use recovery::{Recovery, RecoveryState};
@@ -88,8 +90,8 @@ pub use herold_crypto::{
 };
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten,
-    HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece, Retention,
-    RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport, ToDeviceOutcome,
+    HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece,
+    Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport, ToDeviceOutcome,
     ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
     Workers,
 };
@@ -100,7 +102,7 @@ pub use herold_store::{
         RoomRecord,
     },
 };
-pub use herold_store_sqlite::{PassphraseCost, SqliteStore, StoreKey, StoreOptions};
+pub use herold_store_sqlite::{PassphraseCost, RollbackGuard, SqliteStore, StoreKey, StoreOptions};
 pub use herold_trust::{
     CancelCode, DecryptTrust, Device, Emoji, EncryptionSettings, Identity, IdentityState, Methods,
     Policy, PolicyDenied, PolicyFloor, Recipients, Shield, ShieldReason, ShortAuthString,

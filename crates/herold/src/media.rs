@@ -107,7 +107,7 @@ impl Client {
 }
 
 impl Session {
-    async fn upload(self: &Arc<Self>, data: Vec<u8>) -> Result<String, ClientError> {
+    pub(crate) async fn upload(self: &Arc<Self>, data: Vec<u8>) -> Result<String, ClientError> {
         #[derive(serde::Deserialize)]
         struct Uploaded {
             content_uri: String,
@@ -176,7 +176,7 @@ fn safe_name(name: &str) -> String {
 }
 
 /// Does arithmetic on much data off the runtime's own threads.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
     let done = tokio::task::spawn_blocking(work).await;

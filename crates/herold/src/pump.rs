@@ -14,7 +14,7 @@ use herold_store::StoreError;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    ClientError,
+    ClientError, TransportError,
     homeserver::{RESPONSE_LIMIT, backoff},
     pace::{self, Pace},
     session::Session,
@@ -119,13 +119,15 @@ fn pause(paces: &mut HashMap<&'static str, Pace>, request: &Outgoing) -> Duratio
 async fn exchange(session: Arc<Session>, request: Outgoing, pause: Duration) {
     let mut under_way = UnderWay { session: &session, request: &request, answered: false };
     pace::wait(pause).await;
-    let result = session.exchange(request.http.clone(), RESPONSE_LIMIT).await;
+    let limit = request.response_limit().unwrap_or(RESPONSE_LIMIT);
+    let result = session.exchange(request.http.clone(), limit).await;
     let answer = match &result {
         Ok(response) => Answer::Response {
             status: response.status,
             retry_after_ms: response.retry_after_ms,
             body: &response.body,
         },
+        Err(ClientError::Transport(TransportError::TooLarge { .. })) => Answer::OverLimit,
         Err(ClientError::Transport(_)) => Answer::Failed,
         Err(_) => return,
     };

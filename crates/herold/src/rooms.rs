@@ -120,13 +120,31 @@ impl Client {
     }
 
     /// Joins a room. Answers when the own sync shows it as joined, or, when the background sync is
-    /// off, when the homeserver has accepted it.
+    /// off, when the homeserver has accepted it. If whoever has invited this user shares the room's history, now or within
+    /// a day, its room keys are fetched in the background, as far as the deployment allows it.
     ///
     /// # Errors
     /// As for [`Client::create_room`].
     pub async fn join(&self, room: &RoomId) -> Result<(), ClientError> {
+        self.join_with(room, true).await
+    }
+
+    /// As [`Client::join`], but takes no room keys of the room's history.
+    ///
+    /// # Errors
+    /// As for [`Client::create_room`].
+    pub async fn join_without_history(&self, room: &RoomId) -> Result<(), ClientError> {
+        self.join_with(room, false).await
+    }
+
+    async fn join_with(&self, room: &RoomId, history: bool) -> Result<(), ClientError> {
         let (session, room) = (self.session().clone(), room.to_owned());
         detached(async move {
+            // First: once the homeserver has accepted it, nobody is asked again.
+            if history && session.deployment_policy.accept_history {
+                session
+                    .step(|machine, snapshot, cx| machine.accept_history(snapshot, cx, &room))?;
+            }
             // Joining over federation may take the homeserver a while.
             let request = HttpRequest::new(Method::Post, ROOMS, &[room.as_str(), "join"])
                 .json("{}".to_owned())

@@ -75,7 +75,8 @@ fn tell(setting: &Setting, client: &Client, folder: &Path) -> Result<(), Failure
     setting.output.line(&text, &value)
 }
 
-fn policy(recipients: RecipientsArg, decrypt_trust: DecryptTrustArg) -> Policy {
+/// The policy that the options ask for.
+pub(super) fn policy(recipients: RecipientsArg, decrypt_trust: DecryptTrustArg) -> Policy {
     Policy {
         recipients: match recipients {
             RecipientsArg::AllDevices => Recipients::AllDevices,

@@ -203,6 +203,7 @@ mod tests {
             session_id: None,
             sender_device: None,
             shield,
+            shared_by: None,
             state_key: None,
         }
     }

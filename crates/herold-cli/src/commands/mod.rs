@@ -9,8 +9,10 @@ mod inspect;
 mod keys;
 mod listen;
 mod messages;
+mod migrate;
 mod recovery;
 mod rooms;
+mod store;
 mod verify;
 
 use std::{
@@ -39,6 +41,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
     let setting = Setting::new(global);
     match command {
         Command::Login(args) => account::login(&setting, args).await,
+        Command::Migrate(args) => migrate::migrate(&setting, args).await,
         Command::Logout(_) => account::logout(&setting).await,
         Command::Rooms(args) => rooms::rooms(&setting, args).await,
         Command::CreateRoom(args) => rooms::create(&setting, args).await,
@@ -57,6 +60,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
         Command::Verify(args) => verify::verify(&setting, args).await,
         Command::Keys(args) => keys::keys(&setting, args).await,
         Command::Backup(args) => keys::backup(&setting, args).await,
+        Command::Store(args) => store::store(&setting, args).await,
         Command::Inspect(args) => inspect::inspect(&setting, args).await,
         Command::Rpc => crate::rpc::run().await,
     }

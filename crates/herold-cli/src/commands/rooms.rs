@@ -1,11 +1,11 @@
 //! Rooms and who is in them.
 
-use herold::{HistoryVisibility, Membership, OwnedRoomId, RoomPreset, RoomRecord};
+use herold::{HistoryVisibility, Membership, OwnedRoomId, RoomPreset, RoomRecord, SharedHistory};
 use serde_json::json;
 
 use super::{Freshness, Setting};
 use crate::{
-    args::{self, CreateRoom, Members, RoomOnly, RoomUser, VisibilityArg},
+    args::{self, CreateRoom, Invite, Join, Members, RoomOnly, RoomUser, VisibilityArg},
     failure::Failure,
     output::clean,
     rpc::message::{visibility, word},
@@ -74,10 +74,14 @@ pub async fn create(setting: &Setting, args: CreateRoom) -> Result<(), Failure> 
 }
 
 /// `herold join`
-pub async fn join(setting: &Setting, args: RoomOnly) -> Result<(), Failure> {
+pub async fn join(setting: &Setting, args: Join) -> Result<(), Failure> {
     setting
         .with_client(Freshness::CaughtUp, async |client| {
-            setting.within("joining", client.join(&args.room)).await?;
+            if args.no_history {
+                setting.within("joining", client.join_without_history(&args.room)).await?;
+            } else {
+                setting.within("joining", client.join(&args.room)).await?;
+            }
             done(setting, "joined", &args.room)
         })
         .await
@@ -94,11 +98,27 @@ pub async fn leave(setting: &Setting, args: RoomOnly) -> Result<(), Failure> {
 }
 
 /// `herold invite`
-pub async fn invite(setting: &Setting, args: RoomUser) -> Result<(), Failure> {
+pub async fn invite(setting: &Setting, args: Invite) -> Result<(), Failure> {
     setting
         .with_client(Freshness::CaughtUp, async |client| {
-            setting.within("inviting", client.invite(&args.room, &args.user)).await?;
-            done(setting, "invited to", &args.room)
+            if !args.share_history {
+                setting.within("inviting", client.invite(&args.room, &args.user)).await?;
+                return done(setting, "invited to", &args.room);
+            }
+            let inviting = client.invite_with_history(&args.room, &args.user);
+            let shared = setting.within("inviting", inviting).await?;
+            let (keys, said) = match shared {
+                SharedHistory::Keys(keys) => (keys, format!("with {keys} keys of older messages")),
+                SharedHistory::Closed => (0, "older messages are not for new members".to_owned()),
+                SharedHistory::NotSigned => {
+                    (0, "this device has to be verified before it can share keys".to_owned())
+                }
+                _ => (0, "there are no keys to share".to_owned()),
+            };
+            setting.output.line(
+                &format!("invited to {}, {said}", clean(args.room.as_str())),
+                &json!({ "room": args.room, "history": shared.as_str(), "keys": keys }),
+            )
         })
         .await
 }

@@ -28,6 +28,7 @@ pub fn message(event: &RoomEvent) -> Value {
         "shield": shield,
         "shield_reason": reason,
         "sender_device": event.sender_device,
+        "shared_by": event.shared_by,
         "utd": event.body.as_ref().err().map(herold::Utd::to_text),
     })
 }

@@ -79,9 +79,14 @@ impl Params {
 
     /// An optional truth value; absent is `false`.
     pub fn flag(&mut self, name: &str) -> Result<bool, RpcError> {
+        Ok(self.optional_flag(name)?.unwrap_or(false))
+    }
+
+    /// A truth value that may be missing.
+    pub fn optional_flag(&mut self, name: &str) -> Result<Option<bool>, RpcError> {
         match self.take(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
             Some(_) => Err(RpcError::parameter(name, "not true or false")),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use herold::{Client, CreateRoom, Membership, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
+use herold::{
+    Client, CreateRoom, Membership, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, SharedHistory,
+};
 use serde_json::json;
 
 use super::{
@@ -57,21 +59,24 @@ pub async fn create_room(session: &Session, mut params: Params) -> Answer {
 /// `invite`
 pub async fn invite(client: &Client, mut params: Params) -> Answer {
     let (room, user): (OwnedRoomId, OwnedUserId) = (params.id("room")?, params.id("user")?);
-    if params.flag("share_history")? {
-        return Err(RpcError::unsupported("share_history"));
+    if !params.flag("share_history")? {
+        client.invite(&room, &user).await?;
+        return Ok(json!({}));
     }
-    client.invite(&room, &user).await?;
-    Ok(json!({}))
+    let shared = client.invite_with_history(&room, &user).await?;
+    let keys = if let SharedHistory::Keys(keys) = shared { keys } else { 0 };
+    Ok(json!({ "history": shared.as_str(), "keys": keys }))
 }
 
 /// `join`
 pub async fn join(session: &Session, mut params: Params) -> Answer {
     let client = session.client()?;
     let room: OwnedRoomId = params.id("room")?;
-    if params.flag("accept_history")? {
-        return Err(RpcError::unsupported("accept_history"));
+    if params.optional_flag("accept_history")?.unwrap_or(true) {
+        client.join(&room).await?;
+    } else {
+        client.join_without_history(&room).await?;
     }
-    client.join(&room).await?;
     joined_and_encrypted(session, &room).await?;
     Ok(json!({}))
 }

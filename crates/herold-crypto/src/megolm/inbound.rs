@@ -135,6 +135,11 @@ impl InboundGroupSession {
         Self::accept(megolm::InboundGroupSession::import(key, SessionConfig::version_1()))
     }
 
+    /// A session that has been looked at already.
+    pub(crate) fn from_restored(session: megolm::InboundGroupSession) -> Self {
+        Self(session)
+    }
+
     /// The session id is the signing key; a signing key of small order ends here.
     fn accept(session: megolm::InboundGroupSession) -> Result<Self, MegolmError> {
         match is_low_order_ed25519(&session.session_id()) {

@@ -23,7 +23,7 @@ const KIND: &str = "an account";
 /// before a plaintext of [`create_inbound_session`](Self::create_inbound_session) is handed on.
 ///
 /// Secrecy: `Debug` prints no content.
-pub struct Account(pub(super) olm::Account);
+pub struct Account(pub(crate) olm::Account);
 
 impl Account {
     /// A new device with fresh identity keys from the operating system's randomness.

@@ -23,7 +23,7 @@ const KIND: &str = "an Olm session";
 pub struct OlmSession(Session);
 
 impl OlmSession {
-    pub(super) fn new(session: Session) -> Self {
+    pub(crate) fn new(session: Session) -> Self {
         Self(session)
     }
 

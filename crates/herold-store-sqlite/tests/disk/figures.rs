@@ -4,11 +4,15 @@
 use std::{
     fs,
     io::{Seek, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use herold_store::{ChangeSet, Snapshot, Store, Table};
-use herold_store_sqlite::{PassphraseCost, SqliteStore, StoreOptions};
+use herold_store::{ChangeSet, Snapshot, Store, StoreError, Table};
+use herold_store_sqlite::{PassphraseCost, RollbackGuard, SqliteStore, StoreOptions};
 
 use crate::{Place, cheap, create, passphrase, raw};
 
@@ -83,6 +87,53 @@ fn what_commits_reads_and_openings_cost() {
     let mut store =
         timed("open", 1, || SqliteStore::open(place.store(), &raw(1), &cheap()).unwrap());
     timed("integrity check", 1, || store.integrity_check().unwrap());
+}
+
+/// Hardware that takes no time: what is left is the store's own part.
+#[derive(Debug)]
+struct Instantly(AtomicU64);
+
+impl RollbackGuard for Instantly {
+    fn sealed(&self) -> Result<u64, StoreError> {
+        Ok(self.0.load(Ordering::Relaxed))
+    }
+
+    fn raise(&self, to: u64) -> Result<(), StoreError> {
+        self.0.fetch_max(to, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_rollback_guard_costs() {
+    let guard: Arc<dyn RollbackGuard> = Arc::new(Instantly(AtomicU64::new(0)));
+    for (what, rollback_guard) in [("without", None), ("with", Some(guard))] {
+        let place = Place::new();
+        let options = StoreOptions { rollback_guard, ..cheap() };
+        let mut store = SqliteStore::create(place.store(), &raw(1), &options).unwrap();
+        commits(&mut store, 300, 1, true);
+        timed(&format!("commit of 3 rows, Full, {what} a guard"), 1000, || {
+            commits(&mut store, 1000, 1, true);
+        });
+        store.close().unwrap();
+        timed(&format!("open and close, {what} a guard"), 20, || {
+            for _ in 0..20 {
+                let store = SqliteStore::open(place.store(), &raw(1), &options).unwrap();
+                store.close().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn what_re_keying_costs() {
+    let place = Place::new();
+    let mut store = create(&place, &raw(1));
+    commits(&mut store, 1, 30_000, true);
+    store.checkpoint().unwrap();
+    let size = fs::metadata(place.file("herold.db")).unwrap().len();
+    println!("re-keying {size} bytes");
+    timed("a row re-keyed", 60_001, || store.rekey(&raw(2), &cheap()).unwrap());
 }
 
 #[test]

@@ -2,13 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod canaries;
 mod damage;
 mod figures;
 mod fixture;
 mod keys;
+#[cfg(unix)]
+mod kills;
+#[cfg(target_os = "linux")]
+mod power;
 mod processes;
+mod random;
+mod rekeying;
+mod rollback;
+#[cfg(target_os = "linux")]
+mod scale;
 mod secrets;
 mod sharing;
+#[cfg(unix)]
+mod work;
 
 use std::{
     fs,

@@ -17,7 +17,7 @@ use crate::{
 
 const SEED: &str = "HEROLD_TEST_SEED";
 
-fn shared(label: &str) -> StoreOptions {
+pub fn shared(label: &str) -> StoreOptions {
     StoreOptions {
         shared: true,
         label: label.to_owned(),
@@ -255,7 +255,7 @@ fn in_150_alternations_with_kills_nothing_is_lost_counted_twice_or_stale() {
     let place = Place::new();
     let name = "sharing::child_that_takes_turns";
     let mut dice = Dice(41);
-    let mut start = |dice: &mut Dice| {
+    let start = |dice: &mut Dice| {
         let seed = dice.below(1 << 30).to_string();
         Running::start_with(name, &place.store(), &[(SEED, &seed)])
     };

@@ -38,7 +38,7 @@ type Row = (Table, Vec<u8>, Option<Vec<u8>>);
 #[derive(Clone, Debug)]
 enum Operation {
     Commit { rows: Vec<Row>, full: bool },
-    FailedCommit { rows: Vec<Row> },
+    FailedCommit { rows: Vec<Row>, after: usize },
     Reopen,
     Get(Table, Vec<u8>),
     Scan(Table, Vec<u8>, Option<Vec<u8>>),
@@ -49,7 +49,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     let rows = || vec((table(), key(), prop::option::weighted(0.7, value())), 0..8);
     prop_oneof![
         6 => (rows(), any::<bool>()).prop_map(|(rows, full)| Operation::Commit { rows, full }),
-        1 => rows().prop_map(|rows| Operation::FailedCommit { rows }),
+        1 => (rows(), 0..9_usize)
+            .prop_map(|(rows, after)| Operation::FailedCommit { rows, after }),
         1 => Just(Operation::Reopen),
         2 => (table(), key()).prop_map(|(table, key)| Operation::Get(table, key)),
         2 => (table(), key(), prop::option::of(key()))
@@ -71,13 +72,27 @@ fn expected(model: &Model, table: Table, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>
 
 /// Compares a store with a map through random histories, smallest counterexample first.
 pub fn any_history_reads_like_an_ordered_map<F: StoreFactory>(new: impl Fn() -> F) {
-    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
-    let outcome = TestRunner::new(config).run(&vec(operation(), 1..24), |history| {
+    compare(new, 40, 24, false);
+}
+
+/// The same, opened again after each operation: nothing that counts is in memory only.
+pub fn a_reopening_between_any_two_operations_changes_nothing<F: StoreFactory>(
+    new: impl Fn() -> F,
+) {
+    compare(new, 10, 12, true);
+}
+
+fn compare<F: StoreFactory>(new: impl Fn() -> F, cases: u32, length: usize, reopening: bool) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&vec(operation(), 1..length), |history| {
         let place = new();
         let mut store = place.create().expect("a store");
         let mut model = Model::new();
         for operation in history {
             store = step(&place, store, &mut model, operation)?;
+            if reopening {
+                store = place.reopen(store).expect("the store again");
+            }
         }
         for table in TABLES {
             prop_assert_eq!(scanned(&store, table, b"", None), expected(&model, table, b""));
@@ -109,10 +124,10 @@ fn step<F: StoreFactory>(
             }
             store.commit(&changes).expect("a commit");
         }
-        Operation::FailedCommit { rows } => {
+        Operation::FailedCommit { rows, after } => {
             let mut changes = change_set(&rows);
             changes.put_row(TABLES[0], b"a row at least".to_vec(), Vec::new());
-            if place.fail_next_commit(&mut store) {
+            if place.fail_commit_after(&mut store, after) {
                 prop_assert!(store.commit(&changes).is_err());
             }
         }

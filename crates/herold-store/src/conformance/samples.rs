@@ -175,6 +175,7 @@ samples! {
             shared_history: true,
             received_at: at(6),
             forwarders: vec![curve()],
+            shared_by: Some(user()),
         },
     OutboundSessionRecord: RoomKey { room_id: room() } => OutboundSessionRecord {
         session_id: session(),
@@ -362,6 +363,16 @@ samples! {
         keys: vec![vec![1, 2, 3]],
         body: "{}".to_owned(),
     },
+    InvitationRecord: RoomKey { room_id: room() }
+        => InvitationRecord { inviter: user(), accepted_at: Some(at(23)) },
+    HistoryBundleRecord:
+        HistoryBundleKey { room_id: room(), user_id: user(), sender_key: curve() }
+        => HistoryBundleRecord {
+            sender_ed25519: ed(),
+            file: SecretString::new(r#"{"key":"bundle-canary"}"#.to_owned()),
+            received_at: at(24),
+            older_endpoint: false,
+        },
     UntrustedDeviceRecord: DeviceKey { user_id: user(), device_id: device_id() }
         => UntrustedDeviceRecord { ed25519: ed(), first_seen: at(17) },
 }

@@ -17,7 +17,7 @@ const { logger } = await import("matrix-js-sdk/lib/logger.js");
 const { Attachment, EncryptedAttachment, OlmMachine } = await import("@matrix-org/matrix-sdk-crypto-wasm");
 logger.setLevel(quiet ? "silent" : "debug", false);
 
-const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "key_files"];
+const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "key_files", "history"];
 const KEY_FILE_ROUNDS = 100_000;
 const PAUSE_MS = 40;
 const DEFAULT_WAIT_MS = 20_000;
@@ -190,6 +190,7 @@ const commands = {
         await inRoom(room_id);
         return { room: room_id };
     },
+    // It shares a room's history with every invitation, and takes what is shared with every joining.
     invite: ({ room, user }) => nothing(matrix.invite(room, user)),
     kick: ({ room, user }) => nothing(matrix.kick(room, user)),
     leave: ({ room }) => nothing(matrix.leave(room)),
