@@ -123,15 +123,16 @@ async fn a_response_that_another_process_was_quicker_than_is_asked_for_again() {
     });
     let report = client.sync_once(Duration::ZERO).await.unwrap();
     assert_eq!(report.next_batch, "s10");
-    let seen = server.seen.lock().unwrap();
-    let since: Vec<&str> = seen
-        .iter()
-        .filter(|request| request.http.path.ends_with("/sync"))
-        .filter_map(|request| request.http.query.iter().find(|(name, _)| name == "since"))
-        .map(|(_, token)| token.as_str())
-        .collect();
-    assert_eq!(since, ["s1", "s9"], "never from a token that is not the stored one");
-    drop(seen);
+    {
+        let seen = server.seen.lock().unwrap();
+        let since: Vec<&str> = seen
+            .iter()
+            .filter(|request| request.http.path.ends_with("/sync"))
+            .filter_map(|request| request.http.query.iter().find(|(name, _)| name == "since"))
+            .map(|(_, token)| token.as_str())
+            .collect();
+        assert_eq!(since, ["s1", "s9"], "never from a token that is not the stored one");
+    }
     other.close().await.unwrap();
     client.close().await.unwrap();
 }
