@@ -123,6 +123,8 @@ pub enum Command {
     Invite(Invite),
     /// Leave a room, or reject its invitation
     Leave(RoomOnly),
+    /// Forget a room that was left, here and on the server: its keys, messages and members
+    Forget(RoomOnly),
     /// Remove a user from a room
     Kick(RoomUser),
     /// List the members of a room
@@ -150,7 +152,7 @@ pub enum Command {
     /// Look at the key backup on the server, or restore the room keys from it
     #[command(subcommand)]
     Backup(Backup),
-    /// Look after the store's own encryption
+    /// Look after the store: forget what is old, encrypt it anew
     #[command(subcommand)]
     Store(Store),
     /// Show what is in the store: counts, sizes and states, never secrets or messages
@@ -671,6 +673,47 @@ pub enum Backup {
 pub enum Store {
     /// Encrypt the whole store anew, under a new key file or passphrase
     Rekey(Rekey),
+    /// Forget room keys and messages by their age
+    Clean(Clean),
+}
+
+/// `herold store clean`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+What is forgotten is gone from this device for good; the backup on the server keeps its room keys. Keys
+that the backup is still to be given stay. Look first with --dry-run.
+
+Examples:
+  herold store clean --keys-older-than 365 --dry-run
+  herold store clean --room '!room:example.org' --messages-older-than 30
+  herold store clean --keys-forward-after 7")]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args([
+    "keys_older_than", "messages_older_than", "keys_forward_after", "sessions_unused_for",
+])))]
+pub struct Clean {
+    /// In this room alone
+    #[arg(long, value_name = "ROOM", conflicts_with = "sessions_unused_for")]
+    pub room: Option<OwnedRoomId>,
+
+    /// Room keys received longer ago
+    #[arg(long, value_name = "DAYS")]
+    pub keys_older_than: Option<u16>,
+
+    /// Messages sent longer ago, as their server says
+    #[arg(long, value_name = "DAYS")]
+    pub messages_older_than: Option<u16>,
+
+    /// Move room keys received longer ago on behind what they have decrypted
+    #[arg(long, value_name = "DAYS")]
+    pub keys_forward_after: Option<u16>,
+
+    /// Channels to devices that were not used for longer; the newest to each stays
+    #[arg(long, value_name = "DAYS")]
+    pub sessions_unused_for: Option<u16>,
+
+    /// Only say how much it would be
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `herold store rekey`

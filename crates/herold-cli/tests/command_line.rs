@@ -50,6 +50,7 @@ fn every_command_has_help() {
         "join",
         "invite",
         "leave",
+        "forget",
         "kick",
         "members",
         "send",
@@ -79,6 +80,9 @@ fn wrong_arguments_end_with_two() {
         &["nonsense"][..],
         &["send"],
         &["join", "nonsense"],
+        &["store", "clean"],
+        &["store", "clean", "--dry-run"],
+        &["store", "clean", "--room", "!r:h", "--sessions-unused-for", "9"],
         &["login", "--homeserver", "https://h", "--password", "hunter2", "alice"],
     ] {
         assert_eq!(herold(home.path(), arguments).status.code(), Some(2), "{arguments:?}");

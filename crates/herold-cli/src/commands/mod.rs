@@ -48,6 +48,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
         Command::Join(args) => rooms::join(&setting, args).await,
         Command::Invite(args) => rooms::invite(&setting, args).await,
         Command::Leave(args) => rooms::leave(&setting, args).await,
+        Command::Forget(args) => rooms::forget(&setting, args).await,
         Command::Kick(args) => rooms::kick(&setting, args).await,
         Command::Members(args) => rooms::members(&setting, args).await,
         Command::Send(args) => messages::send(&setting, args).await,

@@ -97,6 +97,24 @@ pub async fn leave(setting: &Setting, args: RoomOnly) -> Result<(), Failure> {
         .await
 }
 
+/// `herold forget`
+pub async fn forget(setting: &Setting, args: RoomOnly) -> Result<(), Failure> {
+    setting
+        .with_client(Freshness::CaughtUp, async |client| {
+            let forgotten = setting.within("forgetting", client.forget(&args.room)).await?;
+            let text = format!(
+                "forgot {}: {} room keys, {} events",
+                clean(args.room.as_str()),
+                forgotten.room_keys,
+                forgotten.events
+            );
+            let (keys, events) = (forgotten.room_keys, forgotten.events);
+            let object = json!({ "room": args.room, "room_keys": keys, "events": events });
+            setting.output.line(&text, &object)
+        })
+        .await
+}
+
 /// `herold invite`
 pub async fn invite(setting: &Setting, args: Invite) -> Result<(), Failure> {
     setting

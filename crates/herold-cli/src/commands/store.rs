@@ -1,11 +1,13 @@
-//! `store`: the store's own encryption. No network.
+//! `store`: what is kept, and under which key. No network.
 
-use herold::ClientBuilder;
+use std::time::Duration;
+
+use herold::{ClientBuilder, Retention};
 use serde_json::json;
 
-use super::Setting;
+use super::{Freshness, Setting};
 use crate::{
-    args::{Rekey, Store},
+    args::{Clean, Rekey, Store},
     failure::Failure,
     secrets::{self, Purpose},
 };
@@ -14,7 +16,46 @@ use crate::{
 pub async fn store(setting: &Setting, args: Store) -> Result<(), Failure> {
     match args {
         Store::Rekey(args) => rekey(setting, args).await,
+        Store::Clean(args) => clean(setting, args).await,
     }
+}
+
+async fn clean(setting: &Setting, args: Clean) -> Result<(), Failure> {
+    let days = |days: Option<u16>| days.map(|days| Duration::from_hours(24 * u64::from(days)));
+    let retention = Retention {
+        room_id: args.room,
+        room_keys: days(args.keys_older_than),
+        events: days(args.messages_older_than),
+        ratchet_forward: days(args.keys_forward_after),
+        olm_sessions: days(args.sessions_unused_for),
+    };
+    setting
+        .with_client(Freshness::Stored, async |client| {
+            let forgotten = if args.dry_run {
+                setting.within("looking", client.preview_retention(&retention)).await?
+            } else {
+                setting.within("forgetting", client.apply_retention(&retention)).await?
+            };
+            let text = format!(
+                "{}: {} room keys, {} moved on, {} kept for the backup, {} events, {} channels",
+                if args.dry_run { "would forget" } else { "forgot" },
+                forgotten.room_keys,
+                forgotten.ratcheted,
+                forgotten.kept_for_backup,
+                forgotten.events,
+                forgotten.olm_sessions,
+            );
+            let object = json!({
+                "dry_run": args.dry_run,
+                "room_keys": forgotten.room_keys,
+                "ratcheted": forgotten.ratcheted,
+                "kept_for_backup": forgotten.kept_for_backup,
+                "events": forgotten.events,
+                "olm_sessions": forgotten.olm_sessions,
+            });
+            setting.output.line(&text, &object)
+        })
+        .await
 }
 
 async fn rekey(setting: &Setting, args: Rekey) -> Result<(), Failure> {

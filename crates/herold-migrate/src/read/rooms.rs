@@ -64,6 +64,7 @@ impl Reading<'_> {
             prove_sender(sender_data.as_ref(), keys, owners)
         });
         let record = InboundSessionRecord {
+            shared_by: None,
             pickle: session.to_record(),
             sender_key,
             sender_ed25519,
