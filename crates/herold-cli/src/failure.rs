@@ -107,7 +107,9 @@ impl From<ClientError> for Failure {
             }
             (ClientError::NoBackupKey, _) => ": 'herold recovery recover', or 'herold verify'",
             (ClientError::NoSecretStorage, _) => ": 'herold recovery enable' makes one",
-            (_, Kind::StoreLocked) => "; one process at a time can use it",
+            (_, Kind::StoreLocked) => {
+                "; processes use it one at a time, in turns only if all of them share it"
+            }
             _ => "",
         };
         let text = match error {

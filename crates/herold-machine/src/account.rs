@@ -1,12 +1,14 @@
 //! The account's keys on the server: published, counted, replenished, rotated
 //! (Matrix specification, "One-time and fallback keys").
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use herold_crypto::{Account, IdentityKeys};
 use herold_store::{
     StoreError,
-    records::{AccountRecord, KeyUploadRecord, Only, TrackedUserRecord, UserKey},
+    records::{
+        AccountRecord, BackoffRecord, KeyUploadRecord, NameKey, Only, TrackedUserRecord, UserKey,
+    },
 };
 use herold_trust::{MEGOLM, OLM, Timestamp};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -28,6 +30,8 @@ const FALLBACK_INTERVAL: Duration = Duration::from_secs(60);
 const UPLOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// How many one-time keys the server should have: half of the most the crypto core publishes at once.
 const ONE_TIME_KEYS: u64 = 50;
+/// An upload is left to the process that makes it for so long.
+const UPLOAD_TIME: Duration = Duration::from_secs(10);
 /// The back-off record of uploads.
 pub(crate) const UPLOAD: &str = "keys/upload";
 
@@ -36,15 +40,14 @@ pub(crate) fn make(
     user_id: OwnedUserId,
     device_id: OwnedDeviceId,
     now: Timestamp,
-) -> Result<(AccountRecord, Account), MachineError> {
+) -> Result<AccountRecord, MachineError> {
     let mut account = Account::new();
     account.generate_one_time_keys(account.max_one_time_keys());
     account.generate_fallback_key();
     let keys = account.identity_keys();
     let signed_keys = signed_device_keys(&user_id, &device_id, keys, &account)?.to_string();
     let pickle = account.to_record();
-    let record = AccountRecord { user_id, device_id, keys, signed_keys, pickle, created_at: now };
-    Ok((record, account))
+    Ok(AccountRecord { user_id, device_id, keys, signed_keys, pickle, created_at: now })
 }
 
 /// Stores a new account: all its keys are still to be published, and our own devices are tracked.
@@ -123,8 +126,50 @@ pub(crate) fn upload_body(
     Ok(Value::Object(body).to_string())
 }
 
-/// Takes the answer of `/keys/upload`.
-pub(crate) fn handle_upload(txn: &mut Txn<'_, '_>, answer: Answer<'_>) -> Result<(), MachineError> {
+/// Which keys an upload had in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SentKeys {
+    one_time: BTreeSet<String>,
+    fallback: Option<String>,
+}
+
+impl SentKeys {
+    /// All that are not published.
+    pub(crate) fn of(account: &Account) -> Self {
+        Self {
+            one_time: account.unpublished_one_time_keys().into_iter().map(|(id, _)| id).collect(),
+            fallback: account.unpublished_fallback_key().map(|(id, _)| id),
+        }
+    }
+
+    /// Whether nothing else is unpublished now.
+    fn are_all_of(&self, account: &Account) -> bool {
+        let now = Self::of(account);
+        now.one_time.is_subset(&self.one_time)
+            && (now.fallback.is_none() || now.fallback == self.fallback)
+    }
+}
+
+/// Puts an upload off that is being made, so that no other process makes it too.
+pub(crate) fn put_off(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+    let key = NameKey { name: UPLOAD.to_owned() };
+    let known: BackoffRecord = txn.load(&key)?.unwrap_or_default();
+    let retry_at = txn.cx.now.saturating_add(UPLOAD_TIME);
+    txn.put(&key, &BackoffRecord { retry_at, ..known });
+    Ok(())
+}
+
+/// Takes the answer of `/keys/upload` for the keys `sent`.
+pub(crate) fn handle_upload(
+    txn: &mut Txn<'_, '_>,
+    sent: &SentKeys,
+    answer: Answer<'_>,
+) -> Result<(), MachineError> {
+    let says_something = answer.success().is_some() || !answer.is_transient();
+    if says_something && !sent.are_all_of(txn.account()?) {
+        // Another process has had its answer already, and there are newer keys, which this says nothing of.
+        return Ok(txn.answered(UPLOAD)?);
+    }
     let mut uploads: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
     if let Some(body) = answer.success() {
         if txn.account()?.unpublished_fallback_key().is_some() {

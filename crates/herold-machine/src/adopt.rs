@@ -121,8 +121,7 @@ impl Machine {
         let record = account_record(&adoption, now)?;
         let uploads = upload_record(&adoption, now);
         let own = Own::new((&record).into());
-        let left = Left { account: Some(adoption.account), first_number: None };
-        let mut txn = Txn::new(snapshot, cx, own, left);
+        let mut txn = Txn::new(snapshot, cx, own, Left::default());
         txn.put(&Only, &record);
         txn.put(&Only, &uploads);
         txn.put(&Only, login);

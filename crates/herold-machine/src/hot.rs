@@ -10,10 +10,10 @@ use herold_crypto::{
     ed25519_from_base64,
 };
 use herold_store::{
-    StoreError,
+    Changed, RecordKey as _, StoreError, Table,
     records::{
-        InboundSessionKey, InboundSessionRecord, OlmSessionKey, OlmSessionRecord,
-        OutboundSessionRecord, RoomSessionKey,
+        InboundSessionKey, InboundSessionRecord, OlmSessionKey, OlmSessionRecord, Only,
+        OutboundSessionRecord, RoomKey, RoomSessionKey,
     },
 };
 use herold_trust::{Device, parse_sender_device_keys};
@@ -50,6 +50,8 @@ pub(crate) struct Hot {
     ed25519: BTreeMap<String, Ed25519PublicKey>,
     /// What senders have said of their devices, word by word, and was verified.
     sender_devices: BTreeMap<(OwnedUserId, String), Device>,
+    /// Counts the live room keys that were made from records.
+    restored: u64,
     /// A bundle of room keys that is being taken in.
     pub(crate) history: Option<Import>,
 }
@@ -91,13 +93,35 @@ impl Hot {
             olm: HashMap::new(),
             ed25519: BTreeMap::new(),
             sender_devices: BTreeMap::new(),
+            restored: 0,
             history: None,
         }
     }
 
     /// Drops everything that is kept.
     pub(crate) fn clear(&mut self) {
-        *self = Self::new(Arc::clone(&self.workers));
+        *self = Self { restored: self.restored, ..Self::new(Arc::clone(&self.workers)) };
+    }
+
+    /// Drops what was made from rows that others have changed. What was verified of a text stays: it depends on no row.
+    pub(crate) fn forget_changed(&mut self, changed: &Changed) {
+        if changed.touches(Table::Account, &Only.to_bytes()) {
+            self.left.account = None;
+        }
+        self.inbound.retain(|key, _| {
+            let claims = InboundSessionKey::of(&key.room_id, &key.session_id);
+            !changed.touches_prefix(Table::InboundSession, &claims)
+        });
+        self.outbound.retain(|room_id, _| {
+            let key = RoomKey { room_id: room_id.clone() };
+            !changed.touches(Table::OutboundSession, &key.to_bytes())
+        });
+        self.olm.retain(|key, _| !changed.touches(Table::OlmSession, &key.to_bytes()));
+    }
+
+    /// How many live room keys were made from records so far.
+    pub(crate) fn restored(&self) -> u64 {
+        self.restored
     }
 
     /// The live sessions of a room key, one for each device that has claimed it; none if the key has not come.
@@ -111,6 +135,7 @@ impl Hot {
             let mut claims = Vec::new();
             for (_, record) in txn.list::<InboundSessionRecord>(&prefix)? {
                 let session = crate::room_keys::restore(&record)?;
+                self.restored = self.restored.saturating_add(1);
                 claims.push(Claim { record, session, ahead: HashMap::new() });
             }
             if claims.is_empty() {
@@ -163,6 +188,7 @@ impl Hot {
         if !known {
             let session = OutboundGroupSession::from_record(record.pickle.as_slice())
                 .map_err(|_| StoreError::Corrupt("an outbound session".to_owned()))?;
+            self.restored = self.restored.saturating_add(1);
             self.set_outbound(room_id, record, session);
         }
         let live = self.outbound.get_mut(room_id).ok_or(MachineError::UnknownRoom)?;

@@ -75,6 +75,6 @@ pub use request::{Answer, Body, HttpRequest, Method, Outgoing, RequestId, percen
 pub use retention::{Forgotten, Retention, RetentionCursor};
 pub use sliding::SyncMode;
 pub use step::{Durable, Outputs, Pending, Step};
-pub use sync::SyncReport;
+pub use sync::{SyncPosition, SyncReport};
 pub use verification::{VerificationAction, VerificationView};
 pub use workers::{Piece, Workers};

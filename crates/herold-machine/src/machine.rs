@@ -6,7 +6,7 @@ use herold_crypto::{
     BackupDecryptionKey, EncryptedFile, ExportedSession, IdentityKeys, SecretBytes, SecretString,
 };
 use herold_store::{
-    Snapshot, SnapshotExt, StoreError,
+    Changed, Snapshot, SnapshotExt, StoreError, Table,
     records::{
         AccountRecord, BlockedRecord, DeviceKey, DeviceRecord, EventKey, EventRecord,
         IdentityRecord, InboundSessionKey, LoginRecord, MemberKey, MemberRecord, Membership,
@@ -33,7 +33,9 @@ use crate::{
     hot::Hot,
     key_backup, olm, outgoing, own_identity, queue,
     request::RequestKind,
-    retention, rooms, secrets, sliding, sync, timeline,
+    retention, rooms, secrets, sliding, sync,
+    sync::SyncPosition,
+    timeline,
     timeline::Origin,
     txn::{Left, Own, Txn},
     verification, view, wire,
@@ -85,6 +87,12 @@ pub struct DeviceView {
     pub blocked: bool,
 }
 
+fn stored_policy(snapshot: &dyn Snapshot) -> Result<Policy, StoreError> {
+    let record: Option<PolicyRecord> = snapshot.load(&Only)?;
+    let missing = || StoreError::Corrupt("an account without a policy".to_owned());
+    Ok(record.ok_or_else(missing)?.policy)
+}
+
 /// Making and loading.
 impl Machine {
     /// Makes a new device: its identity, its first one-time keys and its fallback key. Commit the step,
@@ -104,10 +112,9 @@ impl Machine {
         if snapshot.contains::<AccountRecord>(&Only)? {
             return Err(MachineError::AccountExists);
         }
-        let (record, account) = account::make(user_id, device_id, cx.now)?;
+        let record = account::make(user_id, device_id, cx.now)?;
         let own = Own::new((&record).into());
-        let left = Left { account: Some(account), first_number: None };
-        let mut txn = Txn::new(snapshot, cx, own, left);
+        let mut txn = Txn::new(snapshot, cx, own, Left::default());
         account::store(&mut txn, &record)?;
         txn.put(&Only, &PolicyRecord { policy });
         if let Some(login) = login {
@@ -122,10 +129,7 @@ impl Machine {
     /// Those of the store.
     pub fn load(snapshot: &dyn Snapshot) -> Result<Option<Self>, MachineError> {
         let Some(account) = snapshot.load::<AccountRecord>(&Only)? else { return Ok(None) };
-        let policy = snapshot
-            .load::<PolicyRecord>(&Only)?
-            .ok_or_else(|| StoreError::Corrupt("an account without a policy".to_owned()))?
-            .policy;
+        let policy = stored_policy(snapshot)?;
         Ok(Some(Self { own: Own::new((&account).into()), policy, hot: Hot::default() }))
     }
 
@@ -179,6 +183,49 @@ impl Machine {
     /// turn.
     pub fn set_workers(&mut self, workers: Arc<dyn Workers>) {
         self.hot.workers = workers;
+    }
+
+    /// Drops the cached objects that were made from rows which another process has changed, and takes its changes of
+    /// the policy. To be called before the next step when a store was taken again.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if there is another account in the store now; those of the store. Everything cached is
+    /// dropped then; call it again before the next step.
+    pub fn forget(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        changed: &Changed,
+    ) -> Result<(), MachineError> {
+        let taken = self.take_changes(snapshot, changed);
+        if taken.is_err() {
+            self.forget_cached();
+        }
+        taken
+    }
+
+    fn take_changes(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        changed: &Changed,
+    ) -> Result<(), MachineError> {
+        if changed.touches_table(Table::Account) {
+            let account: Option<AccountRecord> = snapshot.load(&Only)?;
+            if account.is_none_or(|account| account.keys != self.own.keys) {
+                return Err(StoreError::Corrupt("another account".to_owned()).into());
+            }
+        }
+        if changed.touches_table(Table::Policy) {
+            self.policy = stored_policy(snapshot)?;
+        }
+        self.hot.forget_changed(changed);
+        Ok(())
+    }
+
+    /// How many live room keys were made from their records since the machine was loaded: a figure for tests of what
+    /// stays cached.
+    #[must_use]
+    pub fn restored_room_keys(&self) -> u64 {
+        self.hot.restored()
     }
 }
 
@@ -245,7 +292,7 @@ impl Machine {
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         match &request.kind {
-            RequestKind::KeysUpload => account::handle_upload(&mut txn, answer)?,
+            RequestKind::KeysUpload { keys } => account::handle_upload(&mut txn, keys, answer)?,
             RequestKind::KeysQuery { users } => devices::handle_query(&mut txn, users, answer)?,
             RequestKind::KeysClaim { devices } => olm::handle_claim(&mut txn, devices, answer)?,
             RequestKind::ToDevice { sequence, txn_id } => {
@@ -267,6 +314,68 @@ impl Machine {
             RequestKind::Signatures { sent } => {
                 own_identity::handle_signatures(&mut txn, sent, answer)?;
             }
+        }
+        self.end(txn, ())
+    }
+
+    /// As [`Machine::handle_sync`] and [`Machine::handle_sliding_sync`], for a store that others sync too: `asked` is
+    /// [`Machine::sync_position`] as it was when the request was made. Replies `None`, and changes nothing, if that is
+    /// no longer the position stored: another process was quicker, and what this response brings will come again from
+    /// where it is now. A position never goes back, and no gap is passed over.
+    ///
+    /// # Errors
+    /// As [`Machine::handle_sync`].
+    pub fn handle_response(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        asked: &SyncPosition,
+        body: &[u8],
+    ) -> Result<Step<Pending, Option<SyncReport>>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        let report = if asked.is_current(snapshot)? {
+            Some(match asked.mode() {
+                SyncMode::V2 => sync::handle(&mut txn, &mut self.hot, &self.policy, body)?,
+                SyncMode::Sliding => sliding::handle(&mut txn, &mut self.hot, &self.policy, body)?,
+            })
+        } else {
+            None
+        };
+        self.end(txn, report)
+    }
+
+    /// As [`Machine::handle_unknown_pos`], for a store that others sync too: changes nothing if the position is no
+    /// longer the one that was `asked` from.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn handle_unknown_position(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        asked: &SyncPosition,
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        if asked.is_current(snapshot)? {
+            sliding::handle_unknown_pos(&mut txn)?;
+        }
+        self.end(txn, ())
+    }
+
+    /// Puts off what another process should not do at the same time: an upload of keys that is made twice may give a
+    /// key out twice. To be called before these requests are made, if others share the store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn put_off(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        cx: &mut Context<'_>,
+        requests: &[Outgoing],
+    ) -> Result<Step<Pending>, MachineError> {
+        let mut txn = self.begin(snapshot, cx);
+        if requests.iter().any(Outgoing::is_for_one) {
+            account::put_off(&mut txn)?;
         }
         self.end(txn, ())
     }
@@ -1120,6 +1229,18 @@ impl Machine {
         timeout_ms: u64,
     ) -> Result<HttpRequest, MachineError> {
         sliding::request(snapshot, timeout_ms)
+    }
+
+    /// From where the next request of this kind asks: see [`Machine::handle_response`].
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sync_position(
+        &self,
+        snapshot: &dyn Snapshot,
+        mode: SyncMode,
+    ) -> Result<SyncPosition, MachineError> {
+        SyncPosition::of(snapshot, mode)
     }
 
     /// Every request that is due. Derived from committed state alone: after a restart the same come

@@ -18,7 +18,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     Answer, HttpRequest, MachineError, Method, Outgoing, RequestId,
-    account::{UPLOAD, upload_body},
+    account::{SentKeys, UPLOAD, upload_body},
     app_to_device,
     context::LONGEST_DELAY,
     devices::query_name,
@@ -156,7 +156,7 @@ fn upload(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, M
     Ok(Some(Outgoing {
         id: RequestId(UPLOAD.to_owned()),
         http: HttpRequest::new(Method::Post, CLIENT, &["keys", "upload"]).json(body),
-        kind: RequestKind::KeysUpload,
+        kind: RequestKind::KeysUpload { keys: SentKeys::of(&account) },
     }))
 }
 

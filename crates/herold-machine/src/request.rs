@@ -7,6 +7,7 @@ use herold_store::records::{
 };
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 
+use crate::account::SentKeys;
 use crate::history::MAX_BUNDLE;
 
 /// An HTTP method.
@@ -172,11 +173,17 @@ impl Outgoing {
         matches!(self.kind, RequestKind::KeysClaim { .. })
     }
 
+    /// Whether it should not be made by two processes at a time.
+    #[must_use]
+    pub fn is_for_one(&self) -> bool {
+        matches!(self.kind, RequestKind::KeysUpload { .. })
+    }
+
     /// What kind of request it is, for logs.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self.kind {
-            RequestKind::KeysUpload => "keys_upload",
+            RequestKind::KeysUpload { .. } => "keys_upload",
             RequestKind::KeysQuery { .. } => "keys_query",
             RequestKind::KeysClaim { .. } => "keys_claim",
             RequestKind::ToDevice { .. } => "send_to_device",
@@ -200,7 +207,10 @@ impl Outgoing {
 /// What an answer is needed for.
 #[derive(Clone, Debug)]
 pub(crate) enum RequestKind {
-    KeysUpload,
+    /// The ids of the one-time keys, and of the fallback key if it is among them.
+    KeysUpload {
+        keys: SentKeys,
+    },
     /// The users asked for, with the generation of their lists when the request was made.
     KeysQuery {
         users: BTreeMap<OwnedUserId, u64>,

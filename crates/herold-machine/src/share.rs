@@ -497,6 +497,13 @@ fn share(
         .map(|(key, share)| ((key.user_id, key.device_id), share))
         .collect();
     let live_index = hot.outbound(room_id, session)?.message_index();
+    if live_index >= session.reserved_index {
+        // A ratchet that was just loaded. Whoever is given the key is given it from here on, so every message from now
+        // on must be from here on too, also those of another process that was further behind.
+        reserve(hot, room_id, session)?;
+        txn.put(&RoomKey { room_id: room_id.to_owned() }, session);
+        txn.require_full();
+    }
     let mut keys =
         SessionKeys::new(txn, room_id, session.session_id.clone(), session.initial.clone())?;
     let mut own: Option<OwnIdentity> = None;
@@ -689,6 +696,23 @@ fn session_key_at(initial: &SecretBytes, index: u32) -> Result<SecretString, Mac
     Ok(OutboundGroupSession::from_record(advanced.as_slice()).map_err(corrupt)?.session_key())
 }
 
+/// Reserves the live session's next indices in its record.
+fn reserve(
+    hot: &mut Hot,
+    room_id: &RoomId,
+    record: &mut OutboundSessionRecord,
+) -> Result<(), MachineError> {
+    let missing = || MachineError::Malformed("no session to encrypt with");
+    let live = hot.live_outbound(room_id).ok_or_else(missing)?;
+    record.pickle = live
+        .session
+        .to_record_ahead(RESERVE)
+        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    record.reserved_index = live.session.message_index().saturating_add(RESERVE);
+    live.reserved_index = record.reserved_index;
+    Ok(())
+}
+
 /// Encrypts a room event with the room's session, which [`prepare`] has found ready. Answers the content
 /// of the `m.room.encrypted` event.
 ///
@@ -703,18 +727,14 @@ pub(crate) fn encrypt(
     let missing = || MachineError::Malformed("no session to encrypt with");
     let own = txn.own();
     // `prepare` has compared it with the stored record.
-    let live = hot.live_outbound(room_id).ok_or_else(missing)?;
+    let mut live = hot.live_outbound(room_id).ok_or_else(missing)?;
     if live.session.message_index() >= live.reserved_index {
         let key = RoomKey { room_id: room_id.to_owned() };
         let mut record: OutboundSessionRecord = txn.load(&key)?.ok_or_else(missing)?;
-        record.pickle = live
-            .session
-            .to_record_ahead(RESERVE)
-            .map_err(|error| MachineError::Crypto(error.to_string()))?;
-        record.reserved_index = live.session.message_index().saturating_add(RESERVE);
+        reserve(hot, room_id, &mut record)?;
         txn.put(&key, &record);
         txn.require_full();
-        live.reserved_index = record.reserved_index;
+        live = hot.live_outbound(room_id).ok_or_else(missing)?;
     }
     #[derive(serde::Deserialize)]
     struct Relation<'a> {

@@ -1,12 +1,15 @@
 //! Sync v2: one response, one step, one transaction, the token included.
 
-use herold_store::records::{Membership, Only, RoomRecord, SyncRecord, TrackedUserRecord};
+use herold_store::{
+    Snapshot, SnapshotExt as _,
+    records::{Membership, Only, RoomRecord, SlidingSyncRecord, SyncRecord, TrackedUserRecord},
+};
 use herold_trust::Policy;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::value::RawValue;
 
 use crate::{
-    DropReason, MachineError, Notice, account, ahead, devices,
+    DropReason, MachineError, Notice, SyncMode, account, ahead, devices,
     hot::Hot,
     rooms::{self, RoomUpdate},
     to_device,
@@ -23,6 +26,38 @@ pub struct SyncReport {
     pub events: usize,
     /// The token the next request asks from.
     pub next_batch: String,
+}
+
+/// From where a sync request asks: the token, or the position and the to-device token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncPosition {
+    mode: SyncMode,
+    tokens: [Option<String>; 2],
+}
+
+impl SyncPosition {
+    pub(crate) fn of(snapshot: &dyn Snapshot, mode: SyncMode) -> Result<Self, MachineError> {
+        let tokens = match mode {
+            SyncMode::V2 => {
+                [snapshot.load::<SyncRecord>(&Only)?.unwrap_or_default().next_batch, None]
+            }
+            SyncMode::Sliding => {
+                let record = snapshot.load::<SlidingSyncRecord>(&Only)?.unwrap_or_default();
+                [record.pos, record.to_device]
+            }
+        };
+        Ok(Self { mode, tokens })
+    }
+
+    /// The kind of sync.
+    #[must_use]
+    pub fn mode(&self) -> SyncMode {
+        self.mode
+    }
+
+    pub(crate) fn is_current(&self, snapshot: &dyn Snapshot) -> Result<bool, MachineError> {
+        Ok(Self::of(snapshot, self.mode)? == *self)
+    }
 }
 
 /// Takes a response of `GET /sync`.

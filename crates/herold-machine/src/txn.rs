@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
-use herold_crypto::{Account, IdentityKeys};
+use herold_crypto::{Account, IdentityKeys, SecretBytes};
 use herold_store::{
     ChangeSet, Record, RecordKey, Snapshot, SnapshotExt, StoreError,
     records::{AccountRecord, BackoffRecord, CounterRecord, NameKey, Only, SequenceKey},
@@ -53,8 +53,15 @@ impl From<&AccountRecord> for OwnDevice {
 /// What is at hand for the next step.
 #[derive(Default)]
 pub(crate) struct Left {
-    pub(crate) account: Option<Account>,
+    pub(crate) account: Option<LiveAccount>,
     pub(crate) first_number: Option<u64>,
+}
+
+/// The live account, with the record it is the same as: it counts only while that is the one stored. An account that
+/// went back would give one-time keys out twice.
+pub(crate) struct LiveAccount {
+    record: SecretBytes,
+    account: Account,
 }
 
 /// A record with its key.
@@ -68,7 +75,9 @@ pub(crate) struct Txn<'a, 'c> {
     /// The first number this process may give: where the reserve ended when it first looked.
     first_number: Option<u64>,
     own: Own,
-    account: Option<Account>,
+    /// The account as an earlier step has left it, not yet compared with what is stored.
+    kept: Option<LiveAccount>,
+    account: Option<LiveAccount>,
     account_changed: bool,
     /// The time and randomness of the step.
     pub(crate) cx: &'a mut Context<'c>,
@@ -87,7 +96,8 @@ impl<'a, 'c> Txn<'a, 'c> {
             changes: ChangeSet::new(),
             events: Vec::new(),
             own,
-            account: left.account,
+            kept: left.account,
+            account: None,
             first_number: left.first_number,
             account_changed: false,
             cx,
@@ -97,15 +107,17 @@ impl<'a, 'c> Txn<'a, 'c> {
     /// Ends the step. The account comes back, to be at hand for the next one.
     pub(crate) fn finish<T>(mut self, reply: T) -> Result<(Step<Pending, T>, Left), MachineError> {
         if self.account_changed
-            && let Some(account) = &self.account
+            && let Some(mut live) = self.account.take()
         {
             let mut record: AccountRecord = self.load(&Only)?.ok_or(MachineError::NoAccount)?;
-            record.pickle = account.to_record();
+            record.pickle = live.account.to_record();
+            live.record = record.pickle.clone();
             self.changes.put(&Only, &record);
             self.changes.require_full();
+            self.account = Some(live);
         }
         self.store_events()?;
-        let left = Left { account: self.account, first_number: self.first_number };
+        let left = Left { account: self.account.or(self.kept), first_number: self.first_number };
         Ok((Step::new(self.changes, reply, self.events), left))
     }
 
@@ -243,11 +255,18 @@ impl<'a, 'c> Txn<'a, 'c> {
     pub(crate) fn account(&mut self) -> Result<&mut Account, MachineError> {
         if self.account.is_none() {
             let record: AccountRecord = self.load(&Only)?.ok_or(MachineError::NoAccount)?;
-            let account = Account::from_record(record.pickle.as_slice())
-                .map_err(|_| StoreError::Corrupt("the account".to_owned()))?;
-            self.account = Some(account);
+            let same = |kept: &LiveAccount| kept.record.as_slice() == record.pickle.as_slice();
+            let live = match self.kept.take().filter(same) {
+                Some(kept) => kept,
+                None => LiveAccount {
+                    account: Account::from_record(record.pickle.as_slice())
+                        .map_err(|_| StoreError::Corrupt("the account".to_owned()))?,
+                    record: record.pickle,
+                },
+            };
+            self.account = Some(live);
         }
-        self.account.as_mut().ok_or(MachineError::NoAccount)
+        self.account.as_mut().map(|live| &mut live.account).ok_or(MachineError::NoAccount)
     }
 
     /// The account, to be changed: it is stored when the step ends.

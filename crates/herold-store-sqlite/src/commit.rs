@@ -1,50 +1,82 @@
 //! Commits and checkpoints.
 
-use std::sync::atomic::Ordering;
+use std::{path::Path, sync::atomic::Ordering};
 
-use herold_store::{ChangeSet, Durability, Snapshot, Store, StoreError, Table};
+use herold_store::{ChangeSet, Changed, Durability, Snapshot, Store, StoreError, Table};
 use rusqlite::{CachedStatement, params};
 
 use crate::{
     SqliteStore,
     error::{from_io, from_sqlite},
+    journal,
     mark::Demand,
+    open::Held,
+    rollback::Rollback,
     schema::Place,
     wal,
 };
 
 impl Store for SqliteStore {
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
-        self.usable()?;
+        let held = self.held.as_mut().ok_or(StoreError::Suspended)?;
+        held.usable()?;
         if changes.is_empty() {
             return Ok(());
         }
         // The first commit after the log was emptied goes to the medium, so that a mark can ask for it.
-        let full = changes.durability() == Durability::Full || !self.marked;
-        self.set_synchronous(full)?;
-        self.set_wiping(changes.iter().any(|(table, ..)| !was_sent(table)))?;
-        self.log_is_empty = false;
-        let raised = match self.apply(changes, full) {
-            Ok(raised) => raised,
+        let full = changes.durability() == Durability::Full || !held.marked;
+        held.set_synchronous(full)?;
+        held.set_wiping(changes.iter().any(|(table, ..)| !was_sent(table)))?;
+        held.log_is_empty = false;
+        let guard = self.rollback.as_ref().filter(|_| full);
+        let raised = match held.apply(changes, self.options.shared, guard) {
+            Ok(applied) => {
+                held.journal = applied.entry;
+                applied.raised
+            }
             Err(error) => {
-                self.take_back();
+                held.take_back();
                 return Err(error);
             }
         };
         // It is committed: from here on nothing may say otherwise.
+        held.journal_is_right = true;
         self.resident.committed(changes);
         if full {
-            self.marked = self.demand_log().is_ok();
+            held.marked = held.demand_log(&self.files.log()).is_ok();
         }
-        self.guard_committed(full, raised);
-        if self.frames.load(Ordering::Relaxed) >= self.checkpoint_pages {
-            let _ = self.rewind_log();
+        if let Some(rollback) = &mut self.rollback {
+            rollback.committed(full, raised);
+        }
+        if held.frames.load(Ordering::Relaxed) >= self.options.checkpoint_pages {
+            let _ = held.rewind_log();
         }
         Ok(())
     }
 
     fn snapshot(&self) -> &dyn Snapshot {
         self
+    }
+
+    fn suspend(&mut self) -> Result<(), StoreError> {
+        self.let_go();
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<Changed, StoreError> {
+        self.take_again()
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.held.is_none()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.options.shared
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.lock.is_wanted())
     }
 }
 
@@ -64,6 +96,21 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Io`] if it could not all be moved; every commit is safe in the log.
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.held.as_mut().ok_or(StoreError::Suspended)?.empty_log()
+    }
+}
+
+/// What a commit has written beside its rows.
+struct Applied {
+    /// The journal's last entry.
+    entry: Option<i64>,
+    /// What the number of the rollback guard was raised to, if it was.
+    raised: Option<u64>,
+}
+
+impl Held {
+    /// Moves the log's pages into the database and empties the log.
+    pub(crate) fn empty_log(&mut self) -> Result<(), StoreError> {
         self.move_log("PRAGMA wal_checkpoint(TRUNCATE)")?;
         self.log_is_empty = true;
         Ok(())
@@ -94,15 +141,13 @@ impl SqliteStore {
         Ok(())
     }
 
-    pub(crate) fn usable(&self) -> Result<(), StoreError> {
-        if self.broken {
-            return Err(StoreError::Io("a failed commit could not be taken back".to_owned()));
-        }
-        Ok(())
-    }
-
-    /// Commits in one transaction. Returns what the counter of the rollback guard was raised to, if it was.
-    fn apply(&mut self, changes: &ChangeSet, full: bool) -> Result<Option<u64>, StoreError> {
+    /// Makes the changes in one transaction, and raises the guard's number with it if it is time to.
+    fn apply(
+        &mut self,
+        changes: &ChangeSet,
+        shared: bool,
+        guard: Option<&Rollback>,
+    ) -> Result<Applied, StoreError> {
         let doing = "committing";
         let run = |sql: &str| -> rusqlite::Result<()> {
             self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
@@ -137,9 +182,17 @@ impl SqliteStore {
         if left.is_some() {
             tests_fail(&mut Some(0))?;
         }
-        let raised = self.raise_with(full)?;
+        let entry = if shared {
+            Some(journal::add(&self.connection, self.journal, changes)?)
+        } else {
+            if !self.journal_is_right {
+                journal::clear(&self.connection)?;
+            }
+            None
+        };
+        let raised = guard.map_or(Ok(None), |guard| guard.raise_with(&self.connection))?;
         run("COMMIT").map_err(|error| from_sqlite(&error, doing))?;
-        Ok(raised)
+        Ok(Applied { entry, raised })
     }
 
     /// Rolls back what a failed commit has left, if SQLite has not done so itself.
@@ -151,8 +204,8 @@ impl SqliteStore {
     }
 
     /// Has the mark ask for the log as it is now.
-    pub(crate) fn demand_log(&mut self) -> std::io::Result<()> {
-        let salts = wal::salts(&self.files.log())?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    pub(crate) fn demand_log(&mut self, log: &Path) -> std::io::Result<()> {
+        let salts = wal::salts(log)?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         self.mark.demand(Demand::new(salts, self.frames.load(Ordering::Relaxed)))
     }
 

@@ -67,6 +67,10 @@ impl Files {
         self.directory.join("herold.lock")
     }
 
+    pub(crate) fn turnstile(&self) -> PathBuf {
+        self.directory.join("herold.turn")
+    }
+
     /// Looks at what is there.
     pub(crate) fn presence(&self) -> Result<Presence, StoreError> {
         let is = |path: PathBuf| {

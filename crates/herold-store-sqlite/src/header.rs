@@ -111,6 +111,23 @@ pub(crate) fn unseal(bytes: &[u8], key: &StoreKey) -> Result<Unsealed, StoreErro
     Ok(Unsealed { data_key: keys.pad(&fields.sealed), database: fields.database })
 }
 
+/// What tells a key file from another without the store key. Checked for damage only: not authentic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyFile {
+    /// The database that it belongs to.
+    pub(crate) database: DatabaseId,
+    sum: [u8; 32],
+}
+
+/// Checks that the key file `bytes` is undamaged, and says which it is.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] or [`StoreError::TooNew`].
+pub(crate) fn identify(bytes: &[u8]) -> Result<KeyFile, StoreError> {
+    let Fields { database, sum, .. } = Fields::parse(bytes)?;
+    Ok(KeyFile { database, sum })
+}
+
 /// A key file's content, undamaged.
 struct Fields<'a> {
     checked: &'a [u8],
@@ -120,6 +137,7 @@ struct Fields<'a> {
     database: DatabaseId,
     sealed: Zeroizing<[u8; 32]>,
     check: [u8; 32],
+    sum: [u8; 32],
 }
 
 impl<'a> Fields<'a> {
@@ -154,7 +172,7 @@ impl<'a> Fields<'a> {
         };
         let checked = bytes.get(..CHECKED).ok_or_else(damaged)?;
         let (salt, database, sealed) = (*salt, *database, Zeroizing::new(*sealed));
-        Ok(Self { checked, cost, salt, database, sealed, check })
+        Ok(Self { checked, cost, salt, database, sealed, check, sum: *sum })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use herold_store::{StoreError, Table};
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::{SqliteStore, error::from_sqlite, schema::Place};
 
@@ -12,7 +12,7 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Io`] if a table cannot be read.
     pub fn table_counts(&self) -> Result<Vec<(Table, u64)>, StoreError> {
-        self.usable()?;
+        let connection = &self.held()?.usable()?.connection;
         let count = |table: &Table| -> rusqlite::Result<(Table, u64)> {
             let place = Place::of(*table);
             let bounds = (place.key(&[]), place.end(None));
@@ -21,7 +21,7 @@ impl SqliteStore {
                 "SELECT count(*) FROM t_{} WHERE k >= ?1 AND (?2 IS NULL OR k < ?2)",
                 place.table
             );
-            let rows: i64 = self.connection.query_row(&sql, params![from, to], |row| row.get(0))?;
+            let rows: i64 = connection.query_row(&sql, params![from, to], |row| row.get(0))?;
             Ok((*table, rows.unsigned_abs()))
         };
         Table::ALL
@@ -38,11 +38,11 @@ impl SqliteStore {
     pub fn integrity_check(&mut self) -> Result<(), StoreError> {
         // The pages are checked in the file, so they have to be there.
         self.checkpoint()?;
+        let connection = &self.held()?.connection;
         for (sql, good) in
             [("PRAGMA cipher_integrity_check", None), ("PRAGMA integrity_check", Some("ok"))]
         {
-            let problems = self
-                .problems(sql, good)
+            let problems = problems(connection, sql, good)
                 .map_err(|error| from_sqlite(&error, "checking the database"))?;
             if problems > 0 {
                 return Err(StoreError::Corrupt(format!("{problems} faults in the database")));
@@ -50,16 +50,16 @@ impl SqliteStore {
         }
         Ok(())
     }
+}
 
-    /// How many rows a check returns other than the `good` one.
-    fn problems(&self, sql: &str, good: Option<&str>) -> rusqlite::Result<usize> {
-        let mut statement = self.connection.prepare(sql)?;
-        let mut rows = statement.query([])?;
-        let mut problems = 0;
-        while let Some(row) = rows.next()? {
-            let text: String = row.get(0)?;
-            problems += usize::from(Some(text.as_str()) != good);
-        }
-        Ok(problems)
+/// How many rows a check returns other than the `good` one.
+fn problems(connection: &Connection, sql: &str, good: Option<&str>) -> rusqlite::Result<usize> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let mut problems = 0;
+    while let Some(row) = rows.next()? {
+        let text: String = row.get(0)?;
+        problems += usize::from(Some(text.as_str()) != good);
     }
+    Ok(problems)
 }

@@ -1,6 +1,6 @@
 //! [`StoreKey`], what a passphrase costs, and the options of a store.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use herold_crypto::SecretString;
@@ -139,6 +139,12 @@ pub struct StoreOptions {
     /// Wipes and locks all of SQLite's memory, not only keys (SQLCipher's `cipher_memory_security`).
     /// Holds for the whole process from then on, and makes the store slower.
     pub wipe_memory: bool,
+    /// Other processes open the same store, and all take turns: opening waits for them, every commit says in the store
+    /// what it has changed, and [`Store::suspend`](herold_store::Store::suspend) lets the next one in. All of them set
+    /// it.
+    pub shared: bool,
+    /// How long a shared store is waited for at most while another process holds it.
+    pub patience: Duration,
     /// Notices when the whole store is put back to an earlier state, on hosts with secure hardware.
     pub rollback_guard: Option<Arc<dyn RollbackGuard>>,
 }
@@ -151,6 +157,8 @@ impl Default for StoreOptions {
             cache_kib: 8 * 1024,
             checkpoint_pages: 1000,
             wipe_memory: false,
+            shared: false,
+            patience: Duration::from_secs(5),
             rollback_guard: None,
         }
     }

@@ -9,6 +9,7 @@
 //! | `herold.salt` | how the store key opens the store: salt, passphrase cost, key check, wrapped data key |
 //! | `herold.mark` | how much the write-ahead log has to hold at least |
 //! | `herold.lock` | the process lock, and who holds it |
+//! | `herold.turn` | the turnstile of those who wait for a shared store; empty |
 //! | `herold.db.new`, `herold.salt.new` | only while a store is made or re-keyed, or when that was cut short |
 //!
 //! Invariants beyond the contract's:
@@ -23,6 +24,11 @@
 //!   to an earlier day; a host with secure hardware can ([`RollbackGuard`]).
 //! - **What was durable survives a power loss**, on a medium that keeps no more than was synchronised. The
 //!   tests' own medium forgets everything else, in any order (`tests/disk/power.rs`).
+//! - **Shared, one at a time.** With [`StoreOptions::shared`] processes take turns:
+//!   [`suspend`](herold_store::Store::suspend) lets go of every lock, [`resume`](herold_store::Store::resume) takes them
+//!   again and tells which rows others have changed. If another has re-keyed the store meanwhile, taking it again is
+//!   [`StoreError::WrongKey`](herold_store::StoreError::WrongKey): no commit goes to a database that is no longer the
+//!   store's.
 //! - **Nothing in clear.** Row keys and values are in encrypted pages only; temporary tables stay in
 //!   memory; error texts and `Debug` output hold neither keys nor rows.
 
@@ -33,6 +39,7 @@ mod error;
 mod files;
 mod header;
 mod inspect;
+mod journal;
 mod key;
 mod lock;
 mod mark;
@@ -42,6 +49,7 @@ mod rekey;
 mod resident;
 mod rollback;
 mod schema;
+mod share;
 mod wal;
 
 #[cfg(all(test, target_os = "linux"))]

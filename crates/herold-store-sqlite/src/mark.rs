@@ -50,6 +50,13 @@ impl Demand {
     }
 }
 
+impl Demand {
+    /// Whether it asks for this very filling of the log.
+    pub(crate) fn asks_for(&self, log: Option<&LogState>) -> bool {
+        self.frames > 0 && log.is_some_and(|log| log.salts == self.salts)
+    }
+}
+
 /// The open mark file.
 pub(crate) struct Mark {
     file: File,
@@ -99,6 +106,11 @@ impl Mark {
     pub(crate) fn clear(&mut self) -> io::Result<()> {
         self.write(Demand::default())?;
         self.file.sync_data()
+    }
+
+    /// Counts the writes, over all openings.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     fn write(&mut self, demand: Demand) -> io::Result<()> {
@@ -183,5 +195,8 @@ mod tests {
         assert!(!demand.is_met_by(Some(&log([2; 8], 5))));
         assert!(!demand.is_met_by(None));
         assert!(Demand::default().is_met_by(None));
+        assert!(demand.asks_for(Some(&log([1; 8], 6))));
+        assert!(!demand.asks_for(Some(&log([2; 8], 6))) && !demand.asks_for(None));
+        assert!(!Demand::new([1; 8], 0).asks_for(Some(&log([1; 8], 6))));
     }
 }

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use herold_store::StoreError;
@@ -19,12 +19,15 @@ use crate::{
     StoreKey, StoreOptions,
     error::{from_io, from_sqlite},
     files::{Files, Presence, private},
-    header::{self, DataKey, DatabaseId, Unsealed},
+    header::{self, DataKey, DatabaseId, KeyFile, Unsealed},
+    journal,
     lock::ProcessLock,
     mark::Mark,
     resident::Resident,
     rollback::{self, Rollback},
-    schema, wal,
+    schema,
+    share::Seen,
+    wal::{self, LogState},
 };
 
 /// Bytes of a page of the database: less than one is no database.
@@ -35,12 +38,30 @@ const PAGE: u64 = 4096;
 /// Reads and commits are synchronous; a commit of [`Durability::Full`](herold_store::Durability::Full)
 /// waits for the medium. The store can be sent to another thread, not shared between threads.
 ///
+/// It can be let go of and taken again ([`Store::suspend`](herold_store::Store::suspend)); the database's key stays in
+/// memory meanwhile, as it does while the store is open.
+///
 /// Dropping it closes it as [`SqliteStore::close`] does, but cannot say whether that went well.
 pub struct SqliteStore {
+    /// `None` while it is let go of.
+    pub(crate) held: Option<Held>,
+    pub(crate) files: Files,
+    pub(crate) data_key: DataKey,
+    pub(crate) options: StoreOptions,
+    pub(crate) resident: Resident,
+    /// What the store was like when it was let go of.
+    pub(crate) seen: Seen,
+    /// The key file that `data_key` is from, or one that is known to hold the same.
+    pub(crate) key_file: KeyFile,
+    /// Refuses a store that was put back, if the host has what it takes.
+    pub(crate) rollback: Option<Rollback>,
+}
+
+/// What there is while the store is held.
+pub(crate) struct Held {
     // In this order: the connection has to be gone before the lock is.
     pub(crate) connection: Connection,
     pub(crate) mark: Mark,
-    pub(crate) files: Files,
     /// Frames in the log after the last commit, as SQLite reports them.
     pub(crate) frames: Arc<AtomicU32>,
     /// The mark demands this filling of the log.
@@ -53,12 +74,12 @@ pub struct SqliteStore {
     pub(crate) wiping: Option<bool>,
     /// A failed commit could not be taken back: no more reads, no more commits.
     pub(crate) broken: bool,
-    pub(crate) checkpoint_pages: u32,
-    pub(crate) resident: Resident,
+    /// The number of the journal's last entry.
+    pub(crate) journal: Option<i64>,
+    /// The journal has nothing in it, or says all.
+    pub(crate) journal_is_right: bool,
     #[cfg(test)]
     pub(crate) fail_after: Option<usize>,
-    /// Refuses a store that was put back, if the host has what it takes.
-    pub(crate) rollback: Option<Rollback>,
     pub(crate) lock: ProcessLock,
 }
 
@@ -83,27 +104,24 @@ impl SqliteStore {
         if files.presence()? == Presence::Nothing {
             return Err(StoreError::NotFound);
         }
-        let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
-        Self::open_held(files, lock, key, options)
+        let end = Instant::now() + options.patience;
+        let lock = take_lock(&files, options, end)?;
+        Self::open_with(files, lock, key, options, end)
     }
 
     /// Opens a store whose lock is held.
-    pub(crate) fn open_held(
+    pub(crate) fn open_with(
         files: Files,
         lock: ProcessLock,
         key: &StoreKey,
         options: &StoreOptions,
+        end: Instant,
     ) -> Result<Self, StoreError> {
-        match files.presence()? {
-            Presence::Nothing => return Err(StoreError::NotFound),
-            Presence::Broken(what) => return Err(StoreError::Corrupt(what.to_owned())),
-            Presence::Unnamed | Presence::Whole => {}
-        }
-        let header = std::fs::read(files.header())
-            .map_err(|error| from_io(&error, "reading the key file"))?;
+        let header = read_header(&files)?;
+        let key_file = header::identify(&header)?;
         let Unsealed { data_key, database } = header::unseal(&header, key)?;
         files.settle(&database)?;
-        let store = Self::open_locked(files, lock, &data_key, options)?;
+        let store = Self::open_locked(files, lock, data_key, key_file, options, end)?;
         // Only now: an opening that fails leaves everything as it was.
         store.files.remove_new_database()?;
         Ok(store)
@@ -127,7 +145,8 @@ impl SqliteStore {
             return Err(StoreError::Exists);
         }
         files.make_directory()?;
-        let lock = ProcessLock::acquire(&files.lock(), &options.label)?;
+        let end = Instant::now() + options.patience;
+        let lock = take_lock(&files, options, end)?;
         if files.presence()? != Presence::Nothing {
             return Err(StoreError::Exists);
         }
@@ -144,7 +163,8 @@ impl SqliteStore {
         files.sync_names()?;
         files.replace_header(&header)?;
         files.settle(&database)?;
-        Self::open_locked(files, lock, &data_key, options)
+        let key_file = header::identify(&header)?;
+        Self::open_locked(files, lock, data_key, key_file, options, end)
     }
 
     /// Opens the store in the directory `path`, or makes one if there is none at all. A store that is
@@ -171,9 +191,96 @@ impl SqliteStore {
     fn open_locked(
         files: Files,
         lock: ProcessLock,
+        data_key: DataKey,
+        key_file: KeyFile,
+        options: &StoreOptions,
+        end: Instant,
+    ) -> Result<Self, StoreError> {
+        let (held, _) = Held::open(&files, lock, &data_key, options, end)?;
+        let mut store = Self {
+            held: Some(held),
+            files,
+            data_key,
+            options: options.clone(),
+            resident: Resident::default(),
+            seen: Seen::default(),
+            key_file,
+            rollback: options.rollback_guard.as_ref().map(Rollback::new),
+        };
+        store.meet_guard()?;
+        Ok(store)
+    }
+
+    /// What there is while the store is held.
+    ///
+    /// # Errors
+    /// [`StoreError::Suspended`].
+    pub(crate) fn held(&self) -> Result<&Held, StoreError> {
+        self.held.as_ref().ok_or(StoreError::Suspended)
+    }
+
+    /// Moves everything into the database file, and lets go of the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if it could not all be moved, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
+    /// Nothing is lost: the rest is in the log, and the next opening takes it from there.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        let parted = self.part_from_guard();
+        let emptied = if self.held.is_some() { self.checkpoint() } else { Ok(()) };
+        emptied.and(parted)
+    }
+
+    /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
+    /// who had the old key *and* a copy of the old key file can still read copies of the database.
+    /// [`SqliteStore::rekey`] changes that too.
+    ///
+    /// # Errors
+    /// - [`StoreError::WrongKey`] if `old` is not the store's key.
+    /// - [`StoreError::Corrupt`] if the key file is damaged.
+    /// - [`StoreError::Io`] if the medium failed; then one of the two keys opens the store.
+    /// - [`StoreError::Suspended`] if it is let go of.
+    pub fn change_key(
+        &mut self,
+        old: &StoreKey,
+        new: &StoreKey,
+        options: &StoreOptions,
+    ) -> Result<(), StoreError> {
+        // Others may have changed it too, or re-keyed the store, while it was let go of.
+        self.held()?;
+        let header = std::fs::read(self.files.header())
+            .map_err(|error| from_io(&error, "reading the key file"))?;
+        let Unsealed { data_key, database } = header::unseal(&header, old)?;
+        let sealed = header::seal(&data_key, &database, new, options.passphrase_cost)?;
+        self.files.replace_header(&sealed)?;
+        self.key_file = header::identify(&sealed)?;
+        Ok(())
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // What fails here is in the log still; a store that was let go of is others' affair.
+        let _ = self.part_from_guard();
+        let _ = self.checkpoint();
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SqliteStore(..)")
+    }
+}
+
+impl Held {
+    /// Opens the store that `lock` was taken of; waits until `end` if it is shared. Answers with what the log was found
+    /// to hold.
+    pub(crate) fn open(
+        files: &Files,
+        lock: ProcessLock,
         data_key: &DataKey,
         options: &StoreOptions,
-    ) -> Result<Self, StoreError> {
+        end: Instant,
+    ) -> Result<(Self, Option<LogState>), StoreError> {
         let (mark, demand) = Mark::open(&files.mark())?;
         let log = wal::read(&files.log()).map_err(|error| from_io(&error, "reading the log"))?;
         if !demand.is_met_by(log.as_ref()) {
@@ -188,8 +295,16 @@ impl SqliteStore {
             // SQLite would take it for a new one, and begin to write it.
             return Err(StoreError::Corrupt("the database is cut".to_owned()));
         }
-        let frames = Arc::new(AtomicU32::new(log.map_or(0, |log| log.frames)));
-        let mut connection = connect(&files.database(), data_key, options)?;
+        let frames = Arc::new(AtomicU32::new(log.as_ref().map_or(0, |log| log.frames)));
+        let mut connection = loop {
+            match connect(&files.database(), data_key, options) {
+                // The system takes a dead holder's locks away one after the other.
+                Err(StoreError::Locked { .. }) if options.shared && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                connected => break connected?,
+            }
+        };
         let doing = "opening the database";
         let seen = Arc::clone(&frames);
         connection
@@ -199,72 +314,54 @@ impl SqliteStore {
             }))
             .map_err(|error| from_sqlite(&error, doing))?;
         schema::migrate(&mut connection)?;
-        let log_is_empty = no_log && frames.load(Ordering::Relaxed) == 0;
-        let mut store = Self {
+        let journal = if options.shared { journal::last(&connection)? } else { None };
+        let held = Self {
+            log_is_empty: no_log && frames.load(Ordering::Relaxed) == 0,
+            marked: demand.asks_for(log.as_ref()),
             connection,
             mark,
-            files,
             frames,
-            marked: false,
-            log_is_empty,
             synchronous: None,
             wiping: None,
             broken: false,
-            checkpoint_pages: options.checkpoint_pages,
-            resident: Resident::default(),
+            journal,
+            journal_is_right: options.shared,
             #[cfg(test)]
             fail_after: None,
-            rollback: options.rollback_guard.as_ref().map(Rollback::new),
             lock,
         };
-        store.meet_guard()?;
-        Ok(store)
+        Ok((held, log))
     }
 
-    /// Moves everything into the database file, and lets go of the store.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if it could not all be moved, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
-    /// Nothing is lost: the rest is in the log, and the next opening takes it from there.
-    pub fn close(mut self) -> Result<(), StoreError> {
-        let parted = self.part_from_guard();
-        self.checkpoint().and(parted)
-    }
-
-    /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
-    /// who had the old key *and* a copy of the old key file can still read copies of the database.
-    /// [`SqliteStore::rekey`] changes that too.
-    ///
-    /// # Errors
-    /// - [`StoreError::WrongKey`] if `old` is not the store's key.
-    /// - [`StoreError::Corrupt`] if the key file is damaged.
-    /// - [`StoreError::Io`] if the medium failed; then one of the two keys opens the store.
-    pub fn change_key(
-        &mut self,
-        old: &StoreKey,
-        new: &StoreKey,
-        options: &StoreOptions,
-    ) -> Result<(), StoreError> {
-        let header = std::fs::read(self.files.header())
-            .map_err(|error| from_io(&error, "reading the key file"))?;
-        let Unsealed { data_key, database } = header::unseal(&header, old)?;
-        let sealed = header::seal(&data_key, &database, new, options.passphrase_cost)?;
-        self.files.replace_header(&sealed)
+    pub(crate) fn usable(&self) -> Result<&Self, StoreError> {
+        if self.broken {
+            return Err(StoreError::Io("a failed commit could not be taken back".to_owned()));
+        }
+        Ok(self)
     }
 }
 
-impl Drop for SqliteStore {
-    fn drop(&mut self) {
-        // What fails here is in the log still.
-        let _ = self.part_from_guard();
-        let _ = self.checkpoint();
+/// Takes the lock of a store that is, or is being, made.
+pub(crate) fn take_lock(
+    files: &Files,
+    options: &StoreOptions,
+    end: Instant,
+) -> Result<ProcessLock, StoreError> {
+    if options.shared {
+        ProcessLock::wait(files, &options.label, end)
+    } else {
+        ProcessLock::acquire(files, &options.label)
     }
 }
 
-impl fmt::Debug for SqliteStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SqliteStore(..)")
+/// The key file of a store that is all there.
+pub(crate) fn read_header(files: &Files) -> Result<Vec<u8>, StoreError> {
+    match files.presence()? {
+        Presence::Nothing => return Err(StoreError::NotFound),
+        Presence::Broken(what) => return Err(StoreError::Corrupt(what.to_owned())),
+        Presence::Unnamed | Presence::Whole => {}
     }
+    std::fs::read(files.header()).map_err(|error| from_io(&error, "reading the key file"))
 }
 
 /// Makes the database under the name that it has until it is whole, with what `fill` puts in. Returns what it is known

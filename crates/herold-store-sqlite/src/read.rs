@@ -1,28 +1,20 @@
-//! Reads: each sees the last commit, since nobody else writes and a commit needs the store for itself.
+//! Reads: each sees the last commit, since nobody else writes while the store is held and a commit needs the store
+//! for itself.
 
 use std::ops::ControlFlow;
 
 use herold_store::{ScanControl, Snapshot, StoreError, Table, prefix_end};
 use rusqlite::{OptionalExtension, params, params_from_iter};
 
-use crate::{SqliteStore, error::from_sqlite, resident::Rows, schema::Place};
+use crate::{SqliteStore, error::from_sqlite, open::Held, resident::Rows, schema::Place};
 
 impl Snapshot for SqliteStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.usable()?;
-        if let Some(rows) = self.resident.table(table, || self.whole(table))? {
-            return Ok(rows.get(key));
+        let held = self.held()?.usable()?;
+        match self.resident.table(table, || held.whole(table))? {
+            Some(rows) => Ok(rows.get(key)),
+            None => held.get(table, key),
         }
-        let place = Place::of(table);
-        let read = || -> rusqlite::Result<Option<Vec<u8>>> {
-            self.connection
-                .prepare_cached(&place.get)?
-                .query_row(params![place.key(key).as_ref()], |row| {
-                    Ok(row.get_ref(0)?.as_blob()?.to_vec())
-                })
-                .optional()
-        };
-        read().map_err(|error| from_sqlite(&error, "reading"))
     }
 
     fn scan(
@@ -62,26 +54,43 @@ impl SqliteStore {
         backwards: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
     ) -> Result<(), StoreError> {
-        self.usable()?;
-        if let Some(rows) = self.resident.table(table, || self.whole(table))? {
+        let held = self.held()?.usable()?;
+        if let Some(rows) = self.resident.table(table, || held.whole(table))? {
             rows.visit(start, end, backwards, visit);
             return Ok(());
         }
-        self.range_on_disk(table, start, end, backwards, visit)
+        held.range(table, start, end, backwards, visit)
+    }
+}
+
+impl Held {
+    /// A row on disk.
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let place = Place::of(table);
+        let read = || -> rusqlite::Result<Option<Vec<u8>>> {
+            self.connection
+                .prepare_cached(&place.get)?
+                .query_row(params![place.key(key).as_ref()], |row| {
+                    Ok(row.get_ref(0)?.as_blob()?.to_vec())
+                })
+                .optional()
+        };
+        read().map_err(|error| from_sqlite(&error, "reading"))
     }
 
     /// A table to be kept in memory; `None` if it is too large.
     fn whole(&self, table: Table) -> Result<Option<Rows>, StoreError> {
         let mut rows = Rows::default();
         let mut fits = true;
-        self.range_on_disk(table, &[], None, false, &mut |key, value| {
+        self.range(table, &[], None, false, &mut |key, value| {
             fits = rows.put(key, value);
             if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         Ok(fits.then_some(rows))
     }
 
-    fn range_on_disk(
+    /// Visits the rows on disk from `start` up to but without `end`.
+    fn range(
         &self,
         table: Table,
         start: &[u8],

@@ -9,7 +9,7 @@
 //! - the log, emptied: under the new database SQLite would take the old pages in it for damage;
 //! - the copy, its content and its name.
 
-use std::{fs::File, io::ErrorKind};
+use std::{fs::File, io::ErrorKind, time::Instant};
 
 use herold_store::StoreError;
 use rusqlite::{Connection, params_from_iter, types::ToSqlOutput};
@@ -34,6 +34,9 @@ impl SqliteStore {
     /// more memory than [`StoreOptions::cache_kib`] and the largest row. A kill or a power loss leaves
     /// the store as it was, under one of the two keys.
     ///
+    /// Other processes that share the store wait meanwhile, and may be told that it is locked. Taking it again is
+    /// [`StoreError::WrongKey`] for them, and changes nothing: they open it anew, with `new`.
+    ///
     /// The old files are deleted. What was on the medium may be there still until it is written over; only
     /// a medium that forgets can do better.
     ///
@@ -42,18 +45,20 @@ impl SqliteStore {
     /// opening under it has failed.
     /// - [`StoreError::Io`] if the medium failed, or is full.
     /// - [`StoreError::Corrupt`] if a part of the store cannot be read.
+    /// - [`StoreError::Suspended`] if it is let go of.
     pub fn rekey(mut self, new: &StoreKey, options: &StoreOptions) -> Result<Self, StoreError> {
+        let files = self.files.clone();
+        // From here on until the new database is opened: whoever waits must not get in between.
+        let lock = self.held()?.lock.another(&files, options.shared)?;
         // What is raised after the copy would be missing from it.
         self.part_from_guard()?;
         self.checkpoint()?;
-        let files = self.files.clone();
         let header = self.copy_database(&files, new, options)?;
         // If this fails, one of the two key files is there, and whichever it is has its database.
         files.replace_header(&header)?;
-        let lock = self.lock.another()?;
         drop(self);
         // This gives the new database its name.
-        Self::open_held(files, lock, new, options)
+        Self::open_with(files, lock, new, options, Instant::now() + options.patience)
     }
 
     /// Makes the new database, whole and on the medium, and the key file for it.
@@ -91,8 +96,8 @@ impl SqliteStore {
         let doing = "copying the database";
         let mut rows = Vec::new();
         let database = make_database(files, data_key, options, |connection| {
-            rows =
-                copy(&self.connection, connection).map_err(|error| from_sqlite(&error, doing))?;
+            rows = copy(&self.held()?.connection, connection)
+                .map_err(|error| from_sqlite(&error, doing))?;
             Ok(())
         })?;
         // What was written is read back, from the file, before anything depends on it.

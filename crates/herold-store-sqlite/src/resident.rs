@@ -1,11 +1,12 @@
 //! The tables that every step asks, kept in memory as they are on disk: counters, and what is under way.
 //! They are small and mostly empty, and a look at an empty table costs as much as at a full one.
 //!
-//! Only this process writes, so what a commit has changed is all that changes.
+//! While the store is held only this process writes, so what a commit has changed is all that changes. What others
+//! have changed meanwhile is read again when the store is taken back.
 
 use std::{cell::OnceCell, collections::BTreeMap, ops::Bound};
 
-use herold_store::{ChangeSet, ScanControl, StoreError, Table};
+use herold_store::{ChangeSet, Changed, ScanControl, StoreError, Table};
 use zeroize::Zeroizing;
 
 /// A table is kept while its rows are together no larger, in bytes.
@@ -29,6 +30,11 @@ const TABLES: [Table; 16] = [
     Table::UntrustedDevice,
     Table::Invitation,
 ];
+
+/// Whether a table is one of those kept.
+pub(crate) fn keeps(table: Table) -> bool {
+    TABLES.contains(&table)
+}
 
 /// A table's rows, in order.
 #[derive(Default)]
@@ -108,20 +114,50 @@ impl Resident {
     /// Takes what has been committed.
     pub(crate) fn committed(&mut self, changes: &ChangeSet) {
         for (table, key, value) in changes.iter() {
-            let Some(kept) = self.tables.get_mut(&table).and_then(OnceCell::get_mut) else {
-                continue;
-            };
-            let Some(rows) = kept else { continue };
-            let fits = match value {
-                Some(value) => rows.put(key, value),
+            self.set(table, key, value);
+        }
+    }
+
+    /// Brings what is kept up to date with what others have changed; `read` reads a row from disk.
+    ///
+    /// # Errors
+    /// Those of `read`; the rest is as it was.
+    pub(crate) fn changed(
+        &mut self,
+        changed: &Changed,
+        read: impl Fn(Table, &[u8]) -> Result<Option<Vec<u8>>, StoreError>,
+    ) -> Result<(), StoreError> {
+        for table in TABLES {
+            match changed.rows(table) {
+                // It is read when it is asked for.
                 None => {
-                    rows.delete(key);
-                    true
+                    self.tables.insert(table, OnceCell::new());
                 }
-            };
-            if !fits {
-                *kept = None;
+                Some(keys) => {
+                    for key in keys {
+                        if self.tables.get(&table).and_then(OnceCell::get).is_some() {
+                            let value = read(table, key)?.map(Zeroizing::new);
+                            self.set(table, key, value.as_deref().map(Vec::as_slice));
+                        }
+                    }
+                }
             }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+        let Some(kept) = self.tables.get_mut(&table).and_then(OnceCell::get_mut) else { return };
+        let Some(rows) = kept else { return };
+        let fits = match value {
+            Some(value) => rows.put(key, value),
+            None => {
+                rows.delete(key);
+                true
+            }
+        };
+        if !fits {
+            *kept = None;
         }
     }
 }

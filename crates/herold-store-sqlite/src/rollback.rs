@@ -15,13 +15,16 @@
 //! opening never opens again, however little was done since; at closing, so that a copy taken while the store was open
 //! does not either; in between, so that a session that ends with a kill can be taken back by no more than
 //! that many commits. Checkpoints do not count: what they move was committed before.
+//!
+//! A store that processes take turns with is looked at whenever it is taken again, and refused in the same way. It is
+//! not raised at each turn, which would wear the hardware out: each process counts its own commits, over all of its turns.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use herold_store::StoreError;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{SqliteStore, error::from_sqlite, schema::OWN_ROW};
+use crate::{SqliteStore, error::from_sqlite, open::Held, schema::OWN_ROW};
 
 /// A number that is kept where nobody can put it back. One guard is for one store: a second store, or one
 /// made anew, never lowers it.
@@ -59,6 +62,48 @@ pub(crate) struct Rollback {
 impl Rollback {
     pub(crate) fn new(guard: &Arc<dyn RollbackGuard>) -> Self {
         Self { guard: Arc::clone(guard), commits: 0, owed: None }
+    }
+
+    /// Refuses a store that is older than the guard knows.
+    pub(crate) fn check(&self, connection: &Connection) -> Result<(), StoreError> {
+        let sealed = self.guard.sealed()?;
+        let found = read(connection)?;
+        if found < sealed { Err(StoreError::RolledBack { found, sealed }) } else { Ok(()) }
+    }
+
+    /// Raises both numbers.
+    fn raise(&mut self, held: &mut Held, log: &Path) -> Result<(), StoreError> {
+        held.set_synchronous(true)?;
+        let to = read(&held.connection)?.saturating_add(1);
+        held.log_is_empty = false;
+        write(&held.connection, to)?;
+        held.marked = held.demand_log(log).is_ok();
+        self.raised(to)
+    }
+
+    /// Whether the number is raised with the fully durable commit that is being made; called in its transaction.
+    pub(crate) fn raise_with(&self, connection: &Connection) -> Result<Option<u64>, StoreError> {
+        if self.commits.saturating_add(1) < self.guard.every() {
+            return Ok(None);
+        }
+        let to = read(connection)?.saturating_add(1);
+        write(connection, to).map(|()| Some(to))
+    }
+
+    /// A commit is done, and the number was raised with it if there is one.
+    pub(crate) fn committed(&mut self, full: bool, raised: Option<u64>) {
+        self.commits = self.commits.saturating_add(u32::from(full));
+        // What fails here is tried again.
+        let _ = match raised {
+            Some(to) => self.raised(to),
+            None => self.settle(),
+        };
+    }
+
+    fn raised(&mut self, to: u64) -> Result<(), StoreError> {
+        self.commits = 0;
+        self.owed = Some(to);
+        self.settle()
     }
 
     /// Has the guard raised to what is in the store already.
@@ -106,60 +151,21 @@ fn write(connection: &Connection, number: u64) -> Result<(), StoreError> {
 impl SqliteStore {
     /// Refuses a store that is older than the guard knows, and raises both numbers.
     pub(crate) fn meet_guard(&mut self) -> Result<(), StoreError> {
-        let Some(rollback) = &self.rollback else { return Ok(()) };
-        let sealed = rollback.guard.sealed()?;
-        let found = read(&self.connection)?;
-        if found < sealed {
-            return Err(StoreError::RolledBack { found, sealed });
-        }
-        self.raise()
+        let (Some(rollback), Some(held)) = (&mut self.rollback, &mut self.held) else {
+            return Ok(());
+        };
+        rollback.check(&held.connection)?;
+        rollback.raise(held, &self.files.log())
     }
 
     /// Raises both numbers, if anything was committed since they were.
     pub(crate) fn part_from_guard(&mut self) -> Result<(), StoreError> {
-        match &mut self.rollback {
-            Some(rollback) if rollback.commits > 0 && !self.broken => self.raise(),
-            Some(rollback) => rollback.settle(),
-            None => Ok(()),
-        }
-    }
-
-    fn raise(&mut self) -> Result<(), StoreError> {
-        self.set_synchronous(true)?;
-        let to = read(&self.connection)?.saturating_add(1);
-        self.log_is_empty = false;
-        write(&self.connection, to)?;
-        self.marked = self.demand_log().is_ok();
-        self.raised(to)
-    }
-
-    /// Whether the number is to be raised with the commit that is being made; called in its transaction.
-    pub(crate) fn raise_with(&self, full: bool) -> Result<Option<u64>, StoreError> {
-        match &self.rollback {
-            Some(rollback) if full && rollback.commits + 1 >= rollback.guard.every() => {
-                let to = read(&self.connection)?.saturating_add(1);
-                write(&self.connection, to).map(|()| Some(to))
+        match (&mut self.rollback, &mut self.held) {
+            (Some(rollback), Some(held)) if rollback.commits > 0 && !held.broken => {
+                rollback.raise(held, &self.files.log())
             }
-            _ => Ok(None),
+            (Some(rollback), _) => rollback.settle(),
+            (None, _) => Ok(()),
         }
-    }
-
-    /// A commit is done, and the number was raised with it if there is one.
-    pub(crate) fn guard_committed(&mut self, full: bool, raised: Option<u64>) {
-        if let Some(rollback) = &mut self.rollback {
-            rollback.commits = rollback.commits.saturating_add(u32::from(full));
-            // What fails here is tried again.
-            let _ = match raised {
-                Some(to) => self.raised(to),
-                None => rollback.settle(),
-            };
-        }
-    }
-
-    fn raised(&mut self, to: u64) -> Result<(), StoreError> {
-        let Some(rollback) = &mut self.rollback else { return Ok(()) };
-        rollback.commits = 0;
-        rollback.owed = Some(to);
-        rollback.settle()
     }
 }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, sync::LazyLock};
 use herold_store::{StoreError, Table};
 use rusqlite::Connection;
 
-use crate::error::from_sqlite;
+use crate::{error::from_sqlite, journal};
 
 /// How a table lies on disk. Measured: a row inside the key's tree is found and scanned fastest while it
 /// is small, but from some hundred bytes on it makes that tree so coarse that a random insert dirties
@@ -26,6 +26,8 @@ enum Layout {
 
 enum Step {
     Table(&'static str, Layout),
+    /// The journal of what changed, which is no table of the contract.
+    Journal,
 }
 
 use Layout::{Large, Shared, Small};
@@ -83,6 +85,7 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("verified_device", Small),
     Step::Table("invitation", Small),
     Step::Table("history_bundle", Large),
+    Step::Journal,
 ]];
 
 /// The newest version, which this code reads and writes.
@@ -117,7 +120,7 @@ impl Place {
     fn new(table: Table) -> Self {
         let layout = MIGRATIONS.iter().copied().flatten().find_map(|step| match step {
             Step::Table(name, layout) if *name == table.name() => Some(*layout),
-            Step::Table(..) => None,
+            Step::Table(..) | Step::Journal => None,
         });
         match layout {
             Some(Shared(prefix)) => Self::at(SHARED, Some(prefix)),
@@ -186,6 +189,7 @@ fn migrate_from(connection: &mut Connection, found: u32) -> Result<(), StoreErro
         let transaction = connection.transaction()?;
         for step in MIGRATIONS.iter().skip(found as usize).copied().flatten() {
             match step {
+                Step::Journal => transaction.execute_batch(journal::CREATE)?,
                 Step::Table(_, Shared(_)) => transaction.execute_batch(&format!(
                     "CREATE TABLE IF NOT EXISTS t_{SHARED}(k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"
                 ))?,
@@ -217,8 +221,9 @@ mod tests {
             connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
         let made: BTreeSet<String> =
             query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        let asked =
+        let mut asked: BTreeSet<String> =
             Table::ALL.iter().map(|table| format!("t_{}", Place::of(*table).table)).collect();
+        asked.insert("journal".to_owned());
         assert_eq!(made, asked, "a new table is a new migration step");
     }
 
@@ -231,7 +236,7 @@ mod tests {
                 // 0 is the store's own.
                 (1..u8::MAX).contains(prefix) && prefixes.insert(*prefix)
             }
-            Step::Table(..) => true,
+            Step::Table(..) | Step::Journal => true,
         }));
         assert!(prefixes.len() > 1);
         let place = Place::of(Table::Queue);

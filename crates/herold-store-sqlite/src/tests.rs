@@ -22,6 +22,8 @@ enum Ending {
     Closed,
     /// Its files are taken as they are at an instant, as a kill leaves them.
     Killed,
+    /// It is let go of and taken again; somebody else has it in between.
+    LetGo,
 }
 
 struct OnDisk {
@@ -39,7 +41,8 @@ impl OnDisk {
     }
 
     fn options(&self) -> StoreOptions {
-        StoreOptions { checkpoint_pages: self.checkpoint_pages, ..StoreOptions::default() }
+        let shared = matches!(self.ending, Ending::LetGo);
+        StoreOptions { checkpoint_pages: self.checkpoint_pages, shared, ..StoreOptions::default() }
     }
 }
 
@@ -50,9 +53,15 @@ impl StoreFactory for OnDisk {
         SqliteStore::create(&*self.place.borrow(), &key(), &self.options())
     }
 
-    fn reopen(&self, store: SqliteStore) -> Result<SqliteStore, StoreError> {
+    fn reopen(&self, mut store: SqliteStore) -> Result<SqliteStore, StoreError> {
         match self.ending {
             Ending::Closed => store.close()?,
+            Ending::LetGo => {
+                store.suspend()?;
+                SqliteStore::open(&*self.place.borrow(), &key(), &self.options())?.close()?;
+                store.resume()?;
+                return Ok(store);
+            }
             Ending::Killed => {
                 let copy = TempDir::new_in(self.directory.path()).unwrap().keep();
                 copy_files(&self.place.borrow(), &copy);
@@ -63,7 +72,7 @@ impl StoreFactory for OnDisk {
     }
 
     fn fail_commit_after(&self, store: &mut SqliteStore, rows: usize) -> bool {
-        store.fail_after = Some(rows);
+        store.held.as_mut().unwrap().fail_after = Some(rows);
         true
     }
 
@@ -102,6 +111,11 @@ fn copy_files(from: &Path, to: &Path) {
 store_conformance!(closed_and_opened, OnDisk::new(Ending::Closed, 1000));
 store_conformance!(killed_and_opened, OnDisk::new(Ending::Killed, 1000));
 store_conformance!(killed_and_opened_with_a_short_log, OnDisk::new(Ending::Killed, 3));
+store_conformance!(let_go_and_taken_again, OnDisk::new(Ending::LetGo, 20));
+
+fn connection(store: &SqliteStore) -> &rusqlite::Connection {
+    &store.held().unwrap().connection
+}
 
 fn is_send<T: Send>() {}
 
@@ -118,9 +132,8 @@ fn a_full_disk_fails_the_commit_and_changes_nothing() {
     changes.put_row(Table::Sync, Vec::new(), b"before".to_vec());
     store.commit(&changes).unwrap();
     let pages: u32 =
-        store.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-    store
-        .connection
+        connection(&store).pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    connection(&store)
         .pragma_update_and_check(None, "max_page_count", pages + 4, |_| Ok(()))
         .unwrap();
     let mut changes = ChangeSet::new();
@@ -131,7 +144,9 @@ fn a_full_disk_fails_the_commit_and_changes_nothing() {
     assert_eq!(store.get(Table::Sync, b"").unwrap().as_deref(), Some(&b"before"[..]));
     assert_eq!(store.get(Table::Event, b"big").unwrap(), None);
     // When there is room again the same commit goes through.
-    store.connection.pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(())).unwrap();
+    connection(&store)
+        .pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(()))
+        .unwrap();
     store.commit(&changes).unwrap();
     let store = place.reopen(store).unwrap();
     assert_eq!(store.get(Table::Sync, b"").unwrap().as_deref(), Some(&b"after"[..]));
@@ -163,7 +178,7 @@ fn a_commit_waits_for_the_medium_when_it_must() {
         }
         store.commit(&changes).unwrap();
         let set: u32 =
-            store.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+            connection(&store).pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
         set == 2
     };
     assert!(commit(false), "the first in a log is taken to the medium");
@@ -222,8 +237,8 @@ fn clearing_the_database_out_leaves_no_clear_byte_and_no_other_file() {
         changes.put_row(Table::Event, format!("key-canary {at}").into_bytes(), value);
     }
     store.commit(&changes).unwrap();
-    store.log_is_empty = false;
-    store.connection.execute_batch("PRAGMA cache_size = -64; VACUUM").unwrap();
+    store.held.as_mut().unwrap().log_is_empty = false;
+    connection(&store).execute_batch("PRAGMA cache_size = -64; VACUUM").unwrap();
     for _ in 0..2 {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&*place.place.borrow()).unwrap() {

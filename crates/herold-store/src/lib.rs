@@ -51,6 +51,7 @@ extern crate self as herold_store;
 mod file_store;
 
 mod change_set;
+mod changed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod key;
@@ -60,6 +61,7 @@ pub mod records;
 mod store;
 
 pub use change_set::{Change, ChangeSet, Durability};
+pub use changed::Changed;
 pub use key::{KeyError, KeyReader, RecordKey, prefix_end};
 pub use memory::MemoryStore;
 pub use record::{Record, Table};

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use zeroize::Zeroizing;
 
-use crate::{ChangeSet, Record, RecordKey, Table};
+use crate::{ChangeSet, Changed, Record, RecordKey, Table};
 
 /// What a [`Snapshot::scan`] callback answers: go on, or stop here.
 pub type ScanControl = ControlFlow<()>;
@@ -33,6 +33,9 @@ pub enum StoreError {
         /// What the holder calls itself (a process id and a label; no secret).
         holder: String,
     },
+    /// The store was let go by [`Store::suspend`]: resume it. Nothing was read or changed.
+    #[error("the store is suspended")]
+    Suspended,
     /// The store is older than the host's secure hardware knows: somebody has put it back to an earlier
     /// state. Going on with it would use ratchets a second time; log in anew, as another device.
     #[error("the store was put back to an earlier state: it says {found}, the host knows {sealed}")]
@@ -193,4 +196,39 @@ pub trait Store: Snapshot {
 
     /// The store as a snapshot of its committed state.
     fn snapshot(&self) -> &dyn Snapshot;
+
+    /// Lets go of the store, so that another process can have it: afterwards no lock of a file is held. Reads and
+    /// commits are [`StoreError::Suspended`] until [`Store::resume`]. Doing it again is no error. A store that no
+    /// other process can open has nothing to let go of, and goes on as it is.
+    ///
+    /// # Errors
+    /// None that would leave a lock.
+    fn suspend(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Takes the store again, and tells what others have changed meanwhile; nothing if it was not let go. Whoever keeps
+    /// anything made from rows has to drop what that names.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process does not let go of it in time; else as for opening. The store
+    /// is still suspended then, and what others have changed will be told by the next call that succeeds.
+    fn resume(&mut self) -> Result<Changed, StoreError> {
+        Ok(Changed::nothing())
+    }
+
+    /// Whether the store has been let go of.
+    fn is_suspended(&self) -> bool {
+        false
+    }
+
+    /// Whether it is shared: to be let go of whenever there is nothing to do for a while.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Whether another process waits for it now.
+    fn is_wanted(&self) -> bool {
+        false
+    }
 }

@@ -24,6 +24,7 @@ pub struct ClientBuilder {
     store_path: Option<PathBuf>,
     store_key: Option<StoreKey>,
     store_options: StoreOptions,
+    shared: Option<bool>,
     store: Option<Box<dyn Store + Send>>,
     transport: Option<Arc<dyn Transport>>,
     homeserver: Option<String>,
@@ -60,6 +61,17 @@ impl ClientBuilder {
     /// How the store is opened: the label others see when it is locked, what a passphrase costs.
     pub fn store_options(mut self, options: StoreOptions) -> Self {
         self.store_options = options;
+        self
+    }
+
+    /// Other processes use the same store: an app and its notification process, for instance. All of them set it. Each
+    /// holds the store only while it works, and learns what the others have changed; either can be killed at any time.
+    /// Off by default: a process alone keeps the store, and its commits cost a little less. Concerns a store in a
+    /// directory, and sets [`StoreOptions::shared`].
+    ///
+    /// Events for the app are one list: what any process has acknowledged comes to none any more.
+    pub fn shared_store(mut self, shared: bool) -> Self {
+        self.shared = Some(shared);
         self
     }
 
@@ -182,7 +194,8 @@ impl ClientBuilder {
 
     /// Encrypts the store anew, every byte of it, with nobody logged in or out: from now on `new` opens it and the old
     /// key opens nothing that is written. Takes a store path and its key. As [`SqliteStore::rekey`]; whenever it is
-    /// cut short, the store is whole under one of the two keys. Must be called on a tokio runtime.
+    /// cut short, the store is whole under one of the two keys. A client of another process that shares the store gets
+    /// [`StoreError::WrongKey`] from then on, and has to be made anew with `new`. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`ClientError::Store`] if it does not open or the medium is full; [`ClientError::InvalidInput`] without a path
@@ -191,11 +204,16 @@ impl ClientBuilder {
         let (Some(path), Some(old)) = (self.store_path.take(), self.store_key.take()) else {
             return Err(ClientError::InvalidInput("a store's path and key are needed"));
         };
-        let options = self.store_options.clone();
+        let options = self.options();
         let rekey =
             move || SqliteStore::open(&path, &old, &options)?.rekey(&new, &options)?.close();
         let done = tokio::task::spawn_blocking(rekey).await;
         Ok(done.map_err(|_| ClientError::Internal("a task ended early"))??)
+    }
+
+    fn options(&self) -> StoreOptions {
+        let shared = self.shared.unwrap_or(self.store_options.shared);
+        StoreOptions { shared, ..self.store_options.clone() }
     }
 
     fn login_homeserver(&self) -> Result<String, ClientError> {
@@ -224,7 +242,8 @@ impl ClientBuilder {
         let store = match (self.store.take(), self.store_path.take(), self.store_key.take()) {
             (Some(store), None, None) => store,
             (None, Some(path), Some(key)) => {
-                open(path, key, self.store_options.clone(), purpose).await?
+                let options = self.options();
+                open(path, key, options, purpose).await?
             }
             (None, Some(_), None) => {
                 return Err(ClientError::InvalidInput("a store key is needed"));

@@ -164,10 +164,7 @@ impl Client {
     /// [`ClientError::Closed`].
     pub fn advance_clock(&self, span: Duration) -> Result<(), ClientError> {
         let session = self.session();
-        session.with_engine(|engine| {
-            engine.advance_clock(span);
-            Ok(())
-        })?;
+        session.with_idle_engine(|engine| engine.advance_clock(span)).ok_or(ClientError::Closed)?;
         session.wake_pump.notify_one();
         Ok(())
     }

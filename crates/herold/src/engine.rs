@@ -7,6 +7,9 @@
 //! Order of calls: [`Engine::create`] once for a new account, else [`Engine::load`]; then steps in any
 //! order; [`Engine::due_requests`] after each step and whenever [`Engine::next_timeout`] has come;
 //! [`Engine::answer`] for each request that was handed out, or [`Engine::abandon`].
+//!
+//! A store that other processes share is held while there is something to do: each step takes it,
+//! [`Engine::let_go`] gives it to whoever is next.
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -15,7 +18,7 @@ use herold_machine::{
     Answer, AppEvent, Context, Machine, MachineError, Outgoing, Outputs, Pending, RequestId, Step,
     Workers,
 };
-use herold_store::{Snapshot, Store, StoreError, records::LoginRecord};
+use herold_store::{Changed, Snapshot, Store, StoreError, records::LoginRecord};
 use herold_trust::{Policy, Timestamp};
 use ruma::{OwnedDeviceId, OwnedUserId};
 
@@ -65,6 +68,12 @@ pub struct Engine {
     unfinished: bool,
     /// At this time the machine had nothing to move on with, and nothing has been committed since.
     quiet_at: Option<Timestamp>,
+    /// The store is to be left alone until the host says otherwise.
+    is_suspended: bool,
+    /// What other processes have changed, and the machine has not been told.
+    untold: Changed,
+    /// What other processes have changed, and nobody has asked for.
+    news: Changed,
 }
 
 impl Engine {
@@ -81,6 +90,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         mut entropy: Box<dyn Entropy + Send>,
     ) -> Result<Self, EngineError> {
+        // What others may have changed while it was let go of has been read by nobody.
+        store.resume()?;
         let mut cx = Context { now: clock.now(), entropy: entropy.as_mut() };
         let step =
             Machine::create(store.snapshot(), &mut cx, user_id, device_id, policy, login.as_ref())?;
@@ -93,10 +104,11 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NoAccount`] if there is none; those of the store.
     pub fn load(
-        store: Box<dyn Store + Send>,
+        mut store: Box<dyn Store + Send>,
         clock: Arc<dyn Clock>,
         entropy: Box<dyn Entropy + Send>,
     ) -> Result<Self, EngineError> {
+        store.resume()?;
         let machine = Machine::load(store.snapshot())?.ok_or(EngineError::NoAccount)?;
         Ok(Self {
             store,
@@ -107,6 +119,9 @@ impl Engine {
             in_flight: BTreeSet::new(),
             unfinished: true,
             quiet_at: None,
+            is_suspended: false,
+            untold: Changed::nothing(),
+            news: Changed::nothing(),
         })
     }
 
@@ -114,6 +129,80 @@ impl Engine {
     /// by whoever makes a step.
     pub fn set_workers(&mut self, workers: Arc<dyn Workers>) {
         self.machine.set_workers(workers);
+    }
+
+    /// Takes the store, if it was let go of, and has the machine drop exactly what was made from rows that other
+    /// processes have changed meanwhile. Every step does it by itself; who only wants to read does it first.
+    ///
+    /// # Errors
+    /// [`StoreError::Suspended`] after [`Engine::suspend`]; [`StoreError::Locked`] if another process does not let
+    /// go of the store in time; those of the store. Nothing is lost; trying again is allowed.
+    pub fn hold(&mut self) -> Result<(), EngineError> {
+        if self.is_suspended {
+            return Err(StoreError::Suspended.into());
+        }
+        if self.store.is_suspended() {
+            let changed = self.store.resume()?;
+            self.untold.append(&changed);
+        }
+        if !self.untold.is_nothing() {
+            self.machine.forget(self.store.snapshot(), &self.untold)?;
+            let told = std::mem::take(&mut self.untold);
+            self.news.append(&told);
+            // There may be something to do that there was not.
+            self.unfinished = true;
+            self.quiet_at = None;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a store that is shared, until the next step: another process can have it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn let_go(&mut self) -> Result<(), EngineError> {
+        if self.store.is_shared() {
+            self.store.suspend()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the store, shared or not: no lock of a file is held any more. Steps are
+    /// [`StoreError::Suspended`] until [`Engine::resume`].
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn suspend(&mut self) -> Result<(), EngineError> {
+        self.is_suspended = true;
+        Ok(self.store.suspend()?)
+    }
+
+    /// Steps are possible again. The next one takes the store.
+    pub fn resume(&mut self) {
+        self.is_suspended = false;
+    }
+
+    /// Whether other processes may have the store in turn.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
+    /// Whether a shared store is held at the moment.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.store.is_shared() && !self.store.is_suspended()
+    }
+
+    /// Whether another process waits for the store.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.store.is_wanted()
+    }
+
+    /// What other processes have changed since this was last asked.
+    pub fn take_news(&mut self) -> Changed {
+        std::mem::take(&mut self.news)
     }
 
     /// The machine, for its getters that need no snapshot.
@@ -139,10 +228,10 @@ impl Engine {
         self.clock_offset = self.clock_offset.saturating_add(span);
     }
 
-    /// Asks the machine something.
+    /// Asks the machine something. The store has to be held: see [`Engine::hold`].
     ///
     /// # Errors
-    /// Those of the getter.
+    /// Those of the getter; [`StoreError::Suspended`].
     pub fn read<T>(
         &self,
         ask: impl FnOnce(&Machine, &dyn Snapshot) -> Result<T, MachineError>,
@@ -181,12 +270,16 @@ impl Engine {
     /// # Errors
     /// Those of the store.
     pub fn due_requests(&mut self) -> Result<Outputs<Vec<Outgoing>>, EngineError> {
+        self.hold()?;
         let mut events = Vec::new();
         let changed = self.move_on(&mut events)?;
         let mut due = self.machine.requests(self.store.snapshot(), self.now())?;
         due.retain(|request| !self.in_flight.contains(&request.id));
         if due.iter().any(Outgoing::is_waited_for) {
             self.commit_step(|machine, snapshot, cx| machine.note_asked(snapshot, cx, &due))?;
+        }
+        if self.store.is_shared() && due.iter().any(Outgoing::is_for_one) {
+            self.commit_step(|machine, snapshot, cx| machine.put_off(snapshot, cx, &due))?;
         }
         self.in_flight.extend(due.iter().map(|request| request.id.clone()));
         Ok(Outputs { reply: due, events, changed })
@@ -243,6 +336,7 @@ impl Engine {
             &mut Context<'_>,
         ) -> Result<Step<Pending, T>, MachineError>,
     ) -> Result<Outputs<T>, EngineError> {
+        self.hold()?;
         let mut cx = Context { now: self.now(), entropy: self.entropy.as_mut() };
         let decided = decide(&mut self.machine, self.store.snapshot(), &mut cx);
         let step = self.decided(decided)?;
@@ -317,3 +411,7 @@ impl fmt::Debug for Engine {
 #[cfg(test)]
 #[path = "engine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "shared_engine_tests.rs"]
+mod shared_tests;

@@ -131,6 +131,7 @@ impl ClientError {
             Self::Store(StoreError::WrongKey) => "store_wrong_key",
             Self::Store(StoreError::Corrupt(_)) => "store_corrupt",
             Self::Store(StoreError::Locked { .. }) => "store_locked",
+            Self::Store(StoreError::Suspended) => "store_suspended",
             Self::Store(StoreError::TooNew { .. }) => "store_too_new",
             Self::Store(StoreError::NotFound) => "store_not_found",
             Self::Store(StoreError::RolledBack { .. }) => "store_rolled_back",

@@ -67,6 +67,7 @@ mod tasks;
 mod test_support;
 mod threads;
 mod transport;
+mod turns;
 mod verification;
 
 pub use builder::ClientBuilder;
@@ -90,12 +91,12 @@ pub use herold_crypto::{
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten,
     HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece,
-    Retention, RetentionCursor, RoomEvent, SyncMode, SyncReport, ToDeviceOutcome,
+    Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport, ToDeviceOutcome,
     ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
     Workers,
 };
 pub use herold_store::{
-    MemoryStore, Store, StoreError,
+    Changed, MemoryStore, Store, StoreError,
     records::{
         HistoryVisibility, LoginRecord, MemberRecord, Membership, QueueRecord, QueueState,
         RoomRecord,

@@ -41,12 +41,16 @@ struct LoggedIn {
 
 /// Logs in, then makes the account.
 pub(crate) async fn log_in(
-    setup: Setup,
+    mut setup: Setup,
     homeserver: Homeserver,
     credentials: Credentials,
 ) -> Result<Client, ClientError> {
     if Machine::load(setup.store.snapshot())?.is_some() {
         return Err(ClientError::AlreadyLoggedIn);
+    }
+    if setup.store.is_shared() {
+        // The homeserver may take its time.
+        setup.store.suspend()?;
     }
     let logged_in = ask(&homeserver, &credentials).await?;
     let login = LoginRecord {

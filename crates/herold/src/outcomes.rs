@@ -61,6 +61,11 @@ impl Outcomes {
         ToDeviceTicket { outcomes: self, txn_id }
     }
 
+    /// Whether anybody waits for anything.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !lock(&self.awaited).is_empty() || !lock(&self.to_device).is_empty()
+    }
+
     /// Takes note of an event, if it says what became of an item.
     pub(crate) fn note(&self, event: &AppEvent) {
         let (item, outcome) = match event {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use herold_machine::{Answer, Outgoing};
+use herold_store::StoreError;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -43,7 +44,12 @@ pub(crate) async fn run(session: Arc<Session>) {
         if session.is_logged_out() {
             return;
         }
+        session.awake().await;
+        if *closing.borrow() {
+            return;
+        }
         match session.due_requests() {
+            Err(ClientError::Store(StoreError::Suspended)) => continue,
             Ok(due) => {
                 failures = 0;
                 idle_rounds = if due.is_empty() { idle_rounds + 1 } else { 0 };
@@ -126,13 +132,20 @@ async fn exchange(session: Arc<Session>, request: Outgoing, pause: Duration) {
         Err(_) => return,
     };
     // The answer may be the only one of its kind (a claimed key): a full disk must not lose it.
-    for attempt in 1..=MAX_TAKES {
+    let mut attempt = 0;
+    while attempt < MAX_TAKES {
+        session.awake().await;
+        if *session.closing.borrow() {
+            return;
+        }
+        attempt += 1;
         match session.with_engine(|engine| Ok(engine.answer(&request, answer)?)) {
             Ok(outputs) => {
                 under_way.answered = true;
                 return session.publish(outputs);
             }
             Err(ClientError::Closed) => return,
+            Err(ClientError::Store(StoreError::Suspended)) => attempt = 0,
             Err(error) => {
                 tracing::warn!(%error, kind = request.kind(), "an answer could not be taken");
                 tokio::time::sleep(backoff(attempt)).await;
@@ -151,10 +164,7 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.answered {
             // Closed: then nothing is under way anyhow.
-            let _ = self.session.with_engine(|engine| {
-                engine.abandon(&self.request.id);
-                Ok(())
-            });
+            let _ = self.session.with_idle_engine(|engine| engine.abandon(&self.request.id));
             self.session.wake_pump.notify_one();
         }
     }

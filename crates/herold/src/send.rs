@@ -28,7 +28,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::UnknownRoom`], [`ClientError::NotJoined`], [`ClientError::Unsupported`]: it was
     /// not queued. [`ClientError::SendFailed`]: it was refused for good, and stays in the queue.
-    /// [`ClientError::LoggedOut`], [`ClientError::Closed`]: it is in the queue.
+    /// [`ClientError::LoggedOut`], [`ClientError::Closed`]: it is in the queue. [`ClientError::UnknownEvent`]: another
+    /// process that shares the store has sent it, and its id was acknowledged there.
     pub async fn send_event(
         &self,
         room: &RoomId,
@@ -43,11 +44,17 @@ impl Client {
         let txn = txn.unwrap_or_else(new_txn_id);
         let ticket = session.outcomes.ticket((room.to_owned(), txn.clone()));
         self.queue_event(room, event_type, content, Some(txn.clone()))?;
-        if let Some(outcome) = session.outcome_before(room, &txn)? {
+        if let Fate::Known(outcome) = session.fate(room, &txn)? {
             return outcome;
         }
         let outcome = |session: &Session| match ticket.outcome()? {
             None if session.is_logged_out() => Err(ClientError::LoggedOut),
+            // Another process may have sent it.
+            None if session.is_shared => match session.fate(room, &txn)? {
+                Fate::Queued => Ok(None),
+                Fate::Known(outcome) => outcome.map(Some),
+                Fate::Gone => Err(ClientError::UnknownEvent),
+            },
             outcome => Ok(outcome),
         };
         session.wait_until(Duration::MAX, outcome).await
@@ -113,31 +120,37 @@ impl Client {
     }
 }
 
+/// What became of an item that was queued.
+enum Fate {
+    /// It waits to be sent.
+    Queued,
+    /// It was refused and is still in the queue, or sent, which the app has not acknowledged yet.
+    Known(Result<OwnedEventId, ClientError>),
+    /// There is no trace of it left.
+    Gone,
+}
+
 impl Session {
-    /// What became of an item that was queued under this id before: refused and still in the queue, or
-    /// sent and not yet acknowledged by the app.
-    fn outcome_before(
-        &self,
-        room: &RoomId,
-        txn: &TransactionId,
-    ) -> Result<Option<Result<OwnedEventId, ClientError>>, ClientError> {
+    /// What became of an item that was queued under this id.
+    fn fate(&self, room: &RoomId, txn: &TransactionId) -> Result<Fate, ClientError> {
         let queue = self.read(|machine, snapshot| machine.queue(snapshot))?;
         let item = queue.into_iter().find(|(_, row)| row.txn_id == txn && row.room_id == room);
         match item.map(|(_, row)| row.state) {
             Some(QueueState::Failed { errcode }) => {
-                return Ok(Some(Err(ClientError::SendFailed { errcode })));
+                return Ok(Fate::Known(Err(ClientError::SendFailed { errcode })));
             }
-            Some(_) => return Ok(None),
+            Some(_) => return Ok(Fate::Queued),
             None => {}
         }
         let events =
             self.read(|machine, snapshot| machine.events_after(snapshot, None, usize::MAX))?;
-        Ok(events.into_iter().rev().find_map(|(_, event)| match event {
+        let sent = events.into_iter().rev().find_map(|(_, event)| match event {
             AppEvent::Sent { room_id, txn_id, event_id } if room_id == room && txn_id == txn => {
-                Some(Ok(event_id))
+                Some(event_id)
             }
             _ => None,
-        }))
+        });
+        Ok(sent.map_or(Fate::Gone, |event_id| Fate::Known(Ok(event_id))))
     }
 }
 

@@ -15,7 +15,7 @@ use herold_crypto::{IdentityKeys, SecretString};
 use herold_machine::{
     AppEvent, Context, HttpRequest, Machine, MachineError, Outputs, Pending, Step,
 };
-use herold_store::{Snapshot, records::LoginRecord};
+use herold_store::{Changed, Snapshot, Table, records::LoginRecord};
 use herold_trust::Policy;
 use ruma::{OwnedDeviceId, OwnedUserId};
 use tokio::{
@@ -49,6 +49,10 @@ pub(crate) struct Session {
     /// The deployment's policy: its floor holds also if the store's is laxer.
     pub(crate) deployment_policy: Policy,
     engine: Mutex<Option<Engine>>,
+    /// Other processes have the store too.
+    pub(crate) is_shared: bool,
+    /// When the engine was last worked with.
+    worked_at: Mutex<Instant>,
     /// The access token; `None` once logged out.
     token: Mutex<Option<SecretString>>,
     logged_out: AtomicBool,
@@ -69,6 +73,10 @@ pub(crate) struct Session {
     pub(crate) page_turn: tokio::sync::Mutex<()>,
     pub(crate) outcomes: Outcomes,
     pub(crate) tasks: Mutex<Tasks>,
+    /// The store is let go of until the app resumes.
+    pub(crate) suspended: watch::Sender<bool>,
+    /// A shared store was taken.
+    pub(crate) taken: Notify,
 }
 
 impl Session {
@@ -82,12 +90,14 @@ impl Session {
         engine.set_workers(Arc::new(Threads::default()));
         let machine = engine.machine();
         Self {
+            is_shared: engine.is_shared(),
             user_id: machine.user_id().to_owned(),
             device_id: machine.device_id().to_owned(),
             identity_keys: machine.identity_keys(),
             homeserver,
             deployment_policy,
             engine: Mutex::new(Some(engine)),
+            worked_at: Mutex::new(Instant::now()),
             token: Mutex::new((!login.logged_out).then(|| login.access_token.clone())),
             logged_out: AtomicBool::new(login.logged_out),
             synced: AtomicBool::new(false),
@@ -100,15 +110,39 @@ impl Session {
             page_turn: tokio::sync::Mutex::new(()),
             outcomes: Outcomes::default(),
             tasks: Mutex::new(Tasks::default()),
+            suspended: watch::Sender::new(false),
+            taken: Notify::new(),
         }
     }
 
-    /// Works with the engine. The lock is held meanwhile.
+    /// Works with the engine, on the store. The lock is held meanwhile, the store a little longer if it is shared.
     pub(crate) fn with_engine<T>(
         &self,
         work: impl FnOnce(&mut Engine) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let mut guard = match self.engine.lock() {
+        let (done, news, held) = {
+            let mut guard = self.engine();
+            let engine = guard.as_mut().ok_or(ClientError::Closed)?;
+            let was_held = engine.is_held();
+            let done = match engine.hold() {
+                Ok(()) => work(engine),
+                Err(error) => Err(error.into()),
+            };
+            *lock(&self.worked_at) = Instant::now();
+            (done, engine.take_news(), engine.is_held() && !was_held)
+        };
+        if held {
+            self.taken.notify_one();
+        }
+        if !news.is_nothing() {
+            self.take_news(&news);
+        }
+        done
+    }
+
+    /// The engine, without the store.
+    fn engine(&self) -> MutexGuard<'_, Option<Engine>> {
+        match self.engine.lock() {
             Ok(guard) => guard,
             Err(poisoned) => {
                 // A step panicked: nothing of it was committed, but caches may be half-way.
@@ -119,8 +153,39 @@ impl Session {
                 }
                 guard
             }
-        };
-        work(guard.as_mut().ok_or(ClientError::Closed)?)
+        }
+    }
+
+    /// Works with what of the engine needs no store.
+    pub(crate) fn with_idle_engine<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> Option<T> {
+        self.engine().as_mut().map(work)
+    }
+
+    /// How long nothing has been done with the engine.
+    pub(crate) fn idle_for(&self) -> Duration {
+        lock(&self.worked_at).elapsed()
+    }
+
+    /// Other processes have changed something: whoever waits looks again.
+    fn take_news(&self, news: &Changed) {
+        if news.touches_table(Table::Login) && !self.is_logged_out() {
+            match self.read(|machine, snapshot| machine.login(snapshot)) {
+                Ok(login) if login.as_ref().is_none_or(|login| login.logged_out) => {
+                    lock(&self.token).take();
+                    self.logged_out.store(true, Ordering::Release);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the login could not be read"),
+            }
+        }
+        if news.touches_table(Table::AppEvent) && self.outcomes.is_awaited() {
+            match self.read(|machine, snapshot| machine.events_after(snapshot, None, usize::MAX)) {
+                Ok(events) => events.iter().for_each(|(_, event)| self.outcomes.note(event)),
+                Err(error) => tracing::warn!(%error, "outcomes could not be read"),
+            }
+        }
+        self.beat();
+        self.wake_pump.notify_one();
     }
 
     /// Asks the machine something.

@@ -7,13 +7,14 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     ClientError, pump,
     session::{Session, lock},
-    sync,
+    sync, turns,
 };
 
 /// The tasks that run.
 #[derive(Default)]
 pub(crate) struct Tasks {
     pump: Option<JoinHandle<()>>,
+    turns: Option<JoinHandle<()>>,
     sync: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
@@ -28,6 +29,12 @@ impl Tasks {
 pub(crate) fn start_pump(session: &Arc<Session>) {
     let task = tokio::spawn(pump::run(session.clone()));
     lock(&session.tasks).pump = Some(task);
+    if session.is_shared {
+        let task = tokio::spawn(turns::run(session.clone()));
+        lock(&session.tasks).turns = Some(task);
+        // It was taken before anybody watched.
+        session.taken.notify_one();
+    }
 }
 
 /// Starts to sync, unless it runs.
@@ -59,8 +66,11 @@ pub(crate) async fn stop_sync(session: &Session) {
 pub(crate) async fn close(session: &Session) {
     session.begin_close();
     stop_sync(session).await;
-    let pump = lock(&session.tasks).pump.take();
-    if let Some(task) = pump {
+    let tasks = {
+        let mut tasks = lock(&session.tasks);
+        [tasks.pump.take(), tasks.turns.take()]
+    };
+    for task in tasks.into_iter().flatten() {
         let _ = task.await;
     }
     session.finish_close();

@@ -9,6 +9,9 @@
 //! feature `sliding_sync`; `send_to_device` without `device` is for all devices of the user and answers `outcomes`;
 //! `set_policy` knows `identity_based_then_strict`.
 //!
+//! The store is shared: a second `herold rpc` can `resume` from the same folder while the first lives, as a notification
+//! process beside an app, and either may be killed.
+//!
 //! For tests only: the store's key is in the file `rpc.key` in the store's folder, because a peer
 //! that comes back is given nothing but that folder.
 

@@ -7,7 +7,7 @@ use std::{
 
 use herold::{
     Client, ClientBuilder, ClientError, DecryptTrust, Deployment, OwnedEventId, OwnedRoomId,
-    Policy, Recipients, StoreKey, SyncMode,
+    Policy, Recipients, StoreKey, StoreOptions, SyncMode,
 };
 use serde_json::{Value, json};
 
@@ -313,7 +313,14 @@ fn builder(store: &Path, key: &[u8; 32]) -> ClientBuilder {
         device_display_name: "herold rpc".to_owned(),
         ..Deployment::default()
     };
-    ClientBuilder::new().deployment(deployment).store_path(store).store_key(StoreKey::raw(*key))
+    // A second process on the same folder is the notification process beside the app.
+    let options = StoreOptions { label: "herold rpc".to_owned(), ..StoreOptions::default() };
+    ClientBuilder::new()
+        .deployment(deployment)
+        .store_path(store)
+        .store_key(StoreKey::raw(*key))
+        .store_options(options)
+        .shared_store(true)
 }
 
 fn milliseconds(span: Duration) -> u64 {

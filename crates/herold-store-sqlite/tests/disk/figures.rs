@@ -137,6 +137,64 @@ fn what_re_keying_costs() {
 }
 
 #[test]
+fn what_turns_cost() {
+    for shared in [false, true] {
+        let place = Place::new();
+        let options = StoreOptions { shared, ..cheap() };
+        let open = || SqliteStore::open_or_create(place.store(), &raw(1), &options).unwrap();
+        let mut store = open();
+        commits(&mut store, 20, 50, true);
+        let what = if shared { "shared" } else { "alone" };
+        timed(&format!("{what}: commit of 3 rows, Process"), 300, || {
+            commits(&mut store, 300, 1, false);
+        });
+        // About the few rows that a message changes, all of them in tables that are kept.
+        let mut small = |count: u32| {
+            for at in 0..count {
+                let mut changes = ChangeSet::new();
+                changes.put_row(Table::Queue, at.to_be_bytes().to_vec(), vec![7; 800]);
+                if let Some(before) = at.checked_sub(1) {
+                    changes.delete_row(Table::Queue, before.to_be_bytes().to_vec());
+                }
+                for name in ["queue", "messages/!room:example.org"] {
+                    let value = at.to_be_bytes().to_vec();
+                    changes.put_row(Table::Counter, name.as_bytes().to_vec(), value);
+                }
+                store.commit(&changes).unwrap();
+            }
+        };
+        small(200);
+        timed(&format!("{what}: commit of a message, Process"), 500, || small(500));
+        store.checkpoint().unwrap();
+        let turns = |store: &mut SqliteStore, what: &str| {
+            timed(what, 100, || {
+                for _ in 0..100 {
+                    store.suspend().unwrap();
+                    store.resume().unwrap();
+                }
+            });
+        };
+        turns(&mut store, &format!("{what}: a turn, empty log"));
+        commits(&mut store, 60, 1, false);
+        turns(&mut store, &format!("{what}: a turn, some log"));
+        if shared {
+            store.suspend().unwrap();
+            let mut other = open();
+            timed("a turn of two, each with a commit", 100, || {
+                for _ in 0..50 {
+                    commits(&mut other, 1, 1, false);
+                    other.suspend().unwrap();
+                    assert!(store.resume().unwrap().touches_table(Table::Event));
+                    commits(&mut store, 1, 1, false);
+                    store.suspend().unwrap();
+                    other.resume().unwrap();
+                }
+            });
+        }
+    }
+}
+
+#[test]
 fn what_a_passphrase_costs() {
     let place = Place::new();
     let cost = PassphraseCost::default();

@@ -18,6 +18,7 @@ mod rollback;
 #[cfg(target_os = "linux")]
 mod scale;
 mod secrets;
+mod sharing;
 #[cfg(unix)]
 mod work;
 

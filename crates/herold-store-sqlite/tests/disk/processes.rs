@@ -20,17 +20,23 @@ const CHILD: &str = "HEROLD_TEST_STORE";
 /// Tables that every commit of the child changes.
 const TABLES: [Table; 4] = [Table::Account, Table::OlmSession, Table::Event, Table::Sync];
 
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Running {
     /// Runs the test `name` of this program in a process of its own, on this store.
-    fn start(name: &str, store: &Path) -> Self {
+    pub(crate) fn start(name: &str, store: &Path) -> Self {
+        Self::start_with(name, store, &[])
+    }
+
+    /// As [`Running::start`], with these in its environment.
+    pub(crate) fn start_with(name: &str, store: &Path, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(CHILD, store)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -40,7 +46,7 @@ impl Running {
     }
 
     /// The next number that the child prints; `None` when it has ended.
-    fn next_number(&mut self) -> Option<u64> {
+    pub(crate) fn next_number(&mut self) -> Option<u64> {
         loop {
             let mut line = String::new();
             if self.output.read_line(&mut line).unwrap() == 0 {
@@ -56,17 +62,23 @@ impl Running {
     }
 
     /// SIGKILL where there is such a thing. Returns the last number printed.
-    fn kill(mut self, mut last: u64) -> u64 {
+    pub(crate) fn kill(self, last: u64) -> u64 {
+        self.kill_and_drain().into_iter().fold(last, u64::max)
+    }
+
+    /// As [`Running::kill`]: all the numbers that had not been read.
+    pub(crate) fn kill_and_drain(mut self) -> Vec<u64> {
+        let mut numbers = Vec::new();
         self.child.kill().unwrap();
         while let Some(number) = self.next_number() {
-            last = last.max(number);
+            numbers.push(number);
         }
         self.child.wait().unwrap();
-        last
+        numbers
     }
 }
 
-fn child_store() -> Option<PathBuf> {
+pub(crate) fn child_store() -> Option<PathBuf> {
     env::var_os(CHILD).map(PathBuf::from)
 }
 

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use herold_store::{Snapshot, StoreError, Table};
+use herold_store::{Snapshot, Store, StoreError, Table};
 use herold_store_sqlite::{RollbackGuard, SqliteStore, StoreOptions};
 
 use crate::{Place, cheap, put, raw};
@@ -166,4 +166,56 @@ fn hardware_that_is_away_stops_an_opening_and_no_commit() {
     hardware.fails.store(false, Ordering::Relaxed);
     put(&mut store, Table::Account, b"", b"next", false);
     assert!(*hardware.sealed.lock().unwrap() > behind, "the next commit tries again");
+}
+
+/// Puts the files of `of` in the place of those of `place`.
+fn put_back(place: &Place, of: &Place) {
+    for name in ["herold.db", "herold.db-wal", "herold.mark", "herold.salt"] {
+        std::fs::copy(of.file(name), place.file(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_store_that_is_put_back_while_it_is_let_go_of_is_not_taken_again() {
+    let place = Place::new();
+    let (hardware, options) = guarded();
+    let options = StoreOptions { shared: true, ..options };
+    let mut app = SqliteStore::create(place.store(), &raw(1), &options).unwrap();
+    put(&mut app, Table::Account, b"", b"ratchet 1", true);
+    let raises = *hardware.raises.lock().unwrap();
+    app.suspend().unwrap();
+    for _ in 0..20 {
+        app.resume().unwrap();
+        app.suspend().unwrap();
+    }
+    assert_eq!(*hardware.raises.lock().unwrap(), raises, "turns wear nothing out");
+    let earlier = Place::copy_of(&place.store());
+    // Its commits count over all of its turns.
+    for at in 2..7_u8 {
+        app.resume().unwrap();
+        put(&mut app, Table::Account, b"", &[at], true);
+        app.suspend().unwrap();
+    }
+    assert_eq!(*hardware.raises.lock().unwrap(), raises + 1);
+    let later = Place::copy_of(&place.store());
+    put_back(&place, &earlier);
+    for _ in 0..2 {
+        let error = app.resume().unwrap_err();
+        assert!(matches!(error, StoreError::RolledBack { found: 1, sealed: 2 }), "{error:?}");
+        assert!(app.is_suspended());
+    }
+    put_back(&place, &later);
+    app.resume().unwrap();
+    assert_eq!(app.get(Table::Account, b"").unwrap().as_deref(), Some(&[6][..]));
+    app.suspend().unwrap();
+    // Another one's opening raises it, which is no news to this one.
+    let other = open(&place, &options).unwrap();
+    drop(other);
+    assert!(app.resume().unwrap().is_nothing());
+    app.suspend().unwrap();
+    // The hardware being away is no reason to go on unguarded.
+    hardware.fails.store(true, Ordering::Relaxed);
+    assert!(matches!(app.resume(), Err(StoreError::Io(_))) && app.is_suspended());
+    hardware.fails.store(false, Ordering::Relaxed);
+    app.resume().unwrap();
 }
