@@ -110,6 +110,7 @@ fn hello_says_what_it_is() {
         "sas_device",
         "sas_self",
         "key_files",
+        "history",
     ]);
     assert_eq!(answer["result"]["features"], features);
 }
