@@ -187,24 +187,24 @@ impl Side for Herold {
 
     fn import(&mut self, export: &[u8]) {
         let entries: Vec<&RawValue> = serde_json::from_slice(export).expect("an export");
-        for page in entries.chunks(IMPORTED_AT_ONCE) {
-            let keys = page
-                .iter()
-                .map(|entry| {
-                    let entry = ExportedSession::parse(entry.get().as_bytes()).expect("a room key");
-                    RestoredKey {
-                        room_id: OwnedRoomId::try_from(entry.room_id).expect("a room id"),
-                        session_id: entry.session_id,
-                        data: entry.data,
-                    }
-                })
-                .collect();
-            self.engine
+        let open = |page: &[&RawValue]| -> Vec<RestoredKey> {
+            let open = |entry: &&RawValue| {
+                let entry = ExportedSession::parse(entry.get().as_bytes()).expect("a room key");
+                RestoredKey::from_export(entry).expect("a room key")
+            };
+            page.iter().map(open).collect()
+        };
+        let engine = &mut self.engine;
+        let take = |keys| {
+            engine
                 .step(|machine, snapshot, cx| {
                     machine.import_room_keys(snapshot, cx, keys, KeySource::Imported)
                 })
-                .expect("the keys are taken");
-        }
+                .map(drop)
+        };
+        Threads::default()
+            .feed(entries.chunks(IMPORTED_AT_ONCE), open, take)
+            .expect("the keys are taken");
     }
 
     fn use_one_core(&mut self) {

@@ -249,7 +249,7 @@ fn open<S: Side>(mut side: S, people: &mut People, folder: &Path, keys: usize) -
         reports.push(parse(&std::fs::read_to_string(report).expect("a report")));
     }
     let number = |report: &Value, name: &str| report[name].as_f64().expect("a number");
-    let mean = |name| reports.iter().map(|report| number(report, name)).sum::<f64>() / 10.0;
+    let mean = |name| reports.iter().map(|report| number(report, name)).sum::<f64>() / COLD_STARTS as f64;
     let report = json!({
         "nanoseconds": reports.iter().map(|report| number(report, "time")).collect::<Vec<_>>(),
         "calls": COLD_STARTS,

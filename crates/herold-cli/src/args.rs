@@ -181,10 +181,6 @@ pub struct Login {
     #[arg(long, value_name = "URL")]
     pub homeserver: String,
 
-    /// How to synchronise: 'sliding' needs a server with simplified sliding sync (MSC4186)
-    #[arg(long, value_name = "KIND", value_enum, default_value = "v2")]
-    pub sync: SyncArg,
-
     /// The name the server shows for the new device
     #[arg(long, value_name = "NAME")]
     pub device_name: Option<String>,
@@ -193,17 +189,8 @@ pub struct Login {
     #[arg(long)]
     pub password_stdin: bool,
 
-    /// Who is given room keys
-    #[arg(long, value_enum, default_value_t = RecipientsArg::AllDevices)]
-    pub recipients: RecipientsArg,
-
-    /// Whose messages are shown
-    #[arg(long, value_enum, default_value_t = DecryptTrustArg::Any)]
-    pub decrypt_trust: DecryptTrustArg,
-
-    /// Allow http:// to other machines: everything but the messages can then be read on the way
-    #[arg(long)]
-    pub allow_insecure_http: bool,
+    #[command(flatten)]
+    pub device: NewDevice,
 }
 
 /// `herold migrate`
@@ -238,6 +225,13 @@ pub struct Migrate {
     #[arg(long)]
     pub token_stdin: bool,
 
+    #[command(flatten)]
+    pub device: NewDevice,
+}
+
+/// How a device is set up for good.
+#[derive(clap::Args, Debug)]
+pub struct NewDevice {
     /// How to synchronise: 'sliding' needs a server with simplified sliding sync (MSC4186)
     #[arg(long, value_name = "KIND", value_enum, default_value = "v2")]
     pub sync: SyncArg,
@@ -737,15 +731,21 @@ pub struct Rekey {
 /// `herold inspect`
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Nothing it shows is secret, but it names the account: look before passing it on.
+Nothing it shows is secret, but it names the account: look before passing it on. A report does not: it
+has counts, ages and states, and names no user, device, room, server or key.
 
 Examples:
   herold inspect --check
+  herold inspect --check --report for-the-developers.json
   herold --json inspect | jq .tables")]
 pub struct Inspect {
     /// Read the whole store and authenticate every page of it
     #[arg(long)]
     pub check: bool,
+
+    /// Write a report for the developers into a new file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -193,10 +193,64 @@ fn a_store_is_re_keyed_with_keys_from_files_and_the_environment() {
     assert!(run(None, &phrase, &["inspect"]).status.success());
 }
 
-fn make_store(folder: &Path, key: &str) {
+fn new_store(folder: &Path, key: &str) -> herold::SqliteStore {
     let bytes: Vec<u8> =
         (0..32).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap()).collect();
     let key = herold::StoreKey::raw(bytes.try_into().unwrap());
-    let options = herold::StoreOptions::default();
-    herold::SqliteStore::create(folder, &key, &options).unwrap().close().unwrap();
+    herold::SqliteStore::create(folder, &key, &herold::StoreOptions::default()).unwrap()
+}
+
+fn make_store(folder: &Path, key: &str) {
+    new_store(folder, key).close().unwrap();
+}
+
+#[test]
+fn a_report_for_the_developers_names_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let (store, file) = (home.path().join("store"), home.path().join("report.json"));
+    let key = home.path().join("key");
+    let hex = "5a".repeat(32);
+    std::fs::write(&key, &hex).unwrap();
+    let engine = herold::Engine::create(
+        Box::new(new_store(&store, &hex)),
+        "@alice:ministry.example".try_into().unwrap(),
+        "ALICEDEV".into(),
+        herold::Policy::default(),
+        Some(herold::LoginRecord {
+            homeserver: "https://matrix.ministry.example".to_owned(),
+            access_token: herold::SecretString::new("syt_token".to_owned()),
+            logged_out: false,
+            deployment: "Ministry".to_owned(),
+        }),
+        std::sync::Arc::new(herold::SystemClock),
+        Box::new(herold::OsEntropy),
+    )
+    .unwrap();
+    let own_key = engine.machine().identity_keys().ed25519.to_base64();
+    drop(engine.into_store());
+    let inspect = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_herold"))
+            .args(["--json", "--store", store.to_str().unwrap(), "--store-key-file"])
+            .arg(&key)
+            .arg("inspect")
+            .args(arguments)
+            .env_clear()
+            .env("HOME", home.path())
+            .output()
+            .unwrap()
+    };
+    let shown = text(&inspect(&[]).stdout);
+    assert!(shown.contains("@alice:ministry.example") && shown.contains(&own_key), "{shown}");
+    let written = inspect(&["--check", "--report", file.to_str().unwrap()]);
+    assert!(written.status.success(), "{}", text(&written.stderr));
+    let report = std::fs::read_to_string(&file).unwrap();
+    for name in ["alice", "ALICEDEV", "inistry", "https", "syt_token", &own_key, &hex] {
+        assert!(!report.contains(name), "{name} is in {report}");
+    }
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["versions"]["herold"], env!("CARGO_PKG_VERSION"));
+    assert!(report["health"]["own_keys"].is_object() && report["tables"].is_object());
+    assert!(report["integrity"].is_string());
+    // A file that is there is not written over.
+    assert!(!inspect(&["--report", file.to_str().unwrap()]).status.success());
 }

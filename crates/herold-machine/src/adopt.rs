@@ -12,10 +12,9 @@ use herold_crypto::{
 use herold_store::{
     Snapshot, SnapshotExt as _,
     records::{
-        AccountRecord, BackupRecord, BlockedRecord, DeviceByKeyKey, DeviceByKeyRecord, DeviceKey,
-        DeviceRecord, IdentityRecord, KeyUploadRecord, LoginRecord, Membership, NameKey, Only,
-        PendingIdentityRecord, PolicyRecord, RoomKey, SecretRecord, TrackedUserRecord, UserKey,
-        VerifiedIdentityRecord,
+        AccountRecord, BackupRecord, BlockedRecord, DeviceKey, DeviceRecord, IdentityRecord,
+        KeyUploadRecord, LoginRecord, Membership, NameKey, Only, PendingIdentityRecord,
+        PolicyRecord, RoomKey, SecretRecord, TrackedUserRecord, UserKey, VerifiedIdentityRecord,
     },
 };
 use herold_trust::{
@@ -226,13 +225,7 @@ fn put_device(txn: &mut Txn<'_, '_>, adopted: AdoptedDevice) -> Result<(), Machi
     if is_own && device.keys != own.keys {
         return Ok(());
     }
-    let index =
-        DeviceByKeyKey { user_id: device.user_id.clone(), curve25519: device.keys.curve25519 };
-    let mut by_key: DeviceByKeyRecord = txn.load(&index)?.unwrap_or_default();
-    if !by_key.device_ids.contains(&device.device_id) {
-        by_key.device_ids.push(device.device_id.clone());
-        txn.put(&index, &by_key);
-    }
+    devices::index_by_key(txn, &device)?;
     let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
     txn.put(&key, &DeviceRecord { device, first_seen: first_seen.min(now) });
     if blocked && !is_own {

@@ -335,6 +335,15 @@ fn put_device(
     device: Device,
     before: Option<&DeviceRecord>,
 ) -> Result<(), MachineError> {
+    index_by_key(txn, &device)?;
+    let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
+    let first_seen = before.map_or(txn.cx.now, |record| record.first_seen);
+    txn.put(&key, &DeviceRecord { device: device.clone(), first_seen });
+    olm::unwedge_known(txn, &device)
+}
+
+/// Has [`device_of`] find the device.
+pub(crate) fn index_by_key(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {
     let index =
         DeviceByKeyKey { user_id: device.user_id.clone(), curve25519: device.keys.curve25519 };
     let mut by_key: DeviceByKeyRecord = txn.load(&index)?.unwrap_or_default();
@@ -342,10 +351,7 @@ fn put_device(
         by_key.device_ids.push(device.device_id.clone());
         txn.put(&index, &by_key);
     }
-    let key = DeviceKey { user_id: device.user_id.clone(), device_id: device.device_id.clone() };
-    let first_seen = before.map_or(txn.cx.now, |record| record.first_seen);
-    txn.put(&key, &DeviceRecord { device: device.clone(), first_seen });
-    olm::unwedge_known(txn, &device)
+    Ok(())
 }
 
 fn remove_device(txn: &mut Txn<'_, '_>, device: &Device) -> Result<(), MachineError> {

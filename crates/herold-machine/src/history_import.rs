@@ -16,7 +16,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    Imported, MachineError, Notice, history,
+    Imported, MachineError, Notice, RestoredKey, history,
     hot::Hot,
     room_keys::{self, Taken},
     txn::Txn,
@@ -111,11 +111,7 @@ pub(crate) fn advance(txn: &mut Txn<'_, '_>, hot: &mut Hot) -> Result<(), Machin
     for _ in 0..CHUNK {
         let Some(place) = import.keys.pop() else { break };
         let raw = import.plain.as_slice().get(place).unwrap_or_default();
-        match take(txn, hot, &import.key, raw)? {
-            Taken::New => import.sum.new += 1,
-            Taken::Known => import.sum.known += 1,
-            Taken::Refused => import.sum.refused += 1,
-        }
+        import.sum.count(take(txn, hot, &import.key, raw)?);
     }
     if !import.keys.is_empty() {
         hot.history = Some(import);
@@ -143,33 +139,23 @@ fn take(
     if shared.room_id != bundle.room_id.as_str() {
         return Ok(Taken::Refused);
     }
-    let Ok(session) = shared.data.open(&shared.session_id) else { return Ok(Taken::Refused) };
-    let sender_key = shared.data.sender_key;
-    let prefix = InboundSessionKey::of(&bundle.room_id, &shared.session_id);
+    let opened = RestoredKey::open(bundle.room_id.clone(), shared.session_id, &shared.data);
+    let Ok(restored) = opened else { return Ok(Taken::Refused) };
+    let (key, record) = restored.into_record(KeySource::SharedHistory, txn.cx.now);
+    let prefix = InboundSessionKey::of(&key.room_id, &key.session_id);
     let proved_others = |(_, known): &(_, InboundSessionRecord)| {
-        known.source == KeySource::Olm && known.sender_key != sender_key
+        known.source == KeySource::Olm && known.sender_key != key.sender_key
     };
     if txn.list::<InboundSessionRecord>(&prefix)?.iter().any(proved_others) {
         return Ok(Taken::Refused); // its owner's key is here
     }
-    let key = InboundSessionKey {
-        room_id: bundle.room_id.clone(),
-        session_id: shared.session_id,
-        sender_key,
-    };
     let record = InboundSessionRecord {
-        pickle: session.to_record(),
-        sender_key,
-        sender_ed25519: shared.data.claimed_ed25519,
-        sender: None,
-        source: KeySource::SharedHistory,
-        first_known_index: session.first_known_index(),
         shared_history: true,
-        received_at: txn.cx.now,
         forwarders: vec![bundle.sender_key],
         shared_by: Some(bundle.user_id.clone()),
+        ..record
     };
-    room_keys::take(txn, hot, &key, record, session)
+    room_keys::take(txn, hot, &key, record)
 }
 
 /// Takes a note that a room key is not shared with those who come later.

@@ -103,14 +103,10 @@ impl HistoryBundle {
             return Ok(true);
         }
         let prefix = RoomSessionKey::of(&self.room_id);
-        let limit = limit.saturating_add(1);
         let rows =
-            snapshot.list_from::<InboundSessionRecord>(&prefix, self.after.as_ref(), limit)?;
+            snapshot.list_after::<InboundSessionRecord>(&prefix, self.after.as_ref(), limit)?;
         self.done = rows.len() < limit;
         for (key, record) in rows {
-            if self.after.as_ref() == Some(&key) {
-                continue;
-            }
             if self.claims.first().is_some_and(|(first, _)| first.session_id != key.session_id) {
                 self.add_session()?;
             }

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use herold_crypto::{
-    BACKUP_ALGORITHM, BackupDecryptionKey, BackupPublicKey, EncryptedSessionData, ExportedSession,
-    SecretString, SessionData, SessionId, SigningKey, verify_json,
+    BACKUP_ALGORITHM, BackupDecryptionKey, BackupPublicKey, ExportedSession, SecretString,
+    SessionData, SigningKey, verify_json,
 };
 use herold_store::{
     RecordKey as _, Snapshot, SnapshotExt as _, StoreError,
@@ -19,18 +19,11 @@ use herold_store::{
     },
 };
 use herold_trust::KeySource;
-use ruma::{DeviceId, OwnedRoomId};
+use ruma::DeviceId;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
-use crate::{
-    Answer, MachineError, Notice,
-    hot::Hot,
-    own_identity,
-    room_keys::{self, Taken},
-    secrets,
-    txn::Txn,
-};
+use crate::{Answer, MachineError, Notice, own_identity, room_keys, secrets, txn::Txn};
 
 /// The name of the private key in secret storage.
 pub(crate) const SECRET: &str = "m.megolm_backup.v1";
@@ -57,28 +50,6 @@ pub struct BackupStatus {
     pub has_key: bool,
     /// As many room keys are still to be uploaded.
     pub pending: usize,
-}
-
-/// What a restore has brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
-    /// Room keys that are known now and were not, or not so well.
-    pub new: usize,
-    /// Room keys that say nothing new.
-    pub known: usize,
-    /// Entries that are damaged, not for this key, or contradict what is known.
-    pub refused: usize,
-}
-
-/// A room key out of a backup or a file. Nothing vouches for what it claims.
-#[derive(Clone, Debug)]
-pub struct RestoredKey {
-    /// The room it is said to be for.
-    pub room_id: OwnedRoomId,
-    /// The session's id.
-    pub session_id: SessionId,
-    /// The key.
-    pub data: SessionData,
 }
 
 /// `GET /room_keys/version`.
@@ -410,13 +381,10 @@ pub(crate) fn export(
     after: Option<&InboundSessionKey>,
     limit: usize,
 ) -> Result<(Vec<ExportedSession>, Option<InboundSessionKey>), MachineError> {
-    let rows = snapshot.list_from::<InboundSessionRecord>(&[], after, limit.saturating_add(1))?;
+    let rows = snapshot.list_after::<InboundSessionRecord>(&[], after, limit)?;
     let mut exported = Vec::new();
     let mut last = None;
     for (key, record) in rows {
-        if after == Some(&key) {
-            continue;
-        }
         exported.extend(session_data(&record)?.map(|data| ExportedSession {
             room_id: key.room_id.to_string(),
             session_id: key.session_id.clone(),
@@ -500,95 +468,4 @@ fn halve(txn: &mut Txn<'_, '_>, sent: &BackupBatchRecord) -> Result<(), MachineE
         txn.put(&key, &BackupDueRecord);
     }
     make_batch(txn, version, &public_key, keys)
-}
-
-/// Decrypts the entries of a download (`GET /room_keys/keys`, or a part of it in the same shape): arithmetic only, to be done
-/// wherever there is a processor. Answers the keys and how many entries were bad.
-#[must_use]
-pub fn open_backup(key: &BackupDecryptionKey, body: &[u8]) -> Option<(Vec<RestoredKey>, usize)> {
-    #[derive(Deserialize)]
-    struct Rooms<'a> {
-        #[serde(borrow)]
-        rooms: BTreeMap<&'a str, &'a RawValue>,
-    }
-    #[derive(Deserialize)]
-    struct Sessions<'a> {
-        #[serde(borrow)]
-        sessions: BTreeMap<&'a str, &'a RawValue>,
-    }
-    let body: Rooms<'_> = serde_json::from_slice(body).ok()?;
-    let (mut restored, mut refused) = (Vec::new(), 0);
-    for (room_id, raw) in body.rooms {
-        let Ok(room_id) = OwnedRoomId::try_from(room_id) else {
-            refused += 1;
-            continue;
-        };
-        let Ok(sessions) = serde_json::from_str::<Sessions<'_>>(raw.get()) else {
-            refused += 1;
-            continue;
-        };
-        for (session_id, raw) in sessions.sessions {
-            match open_entry(key, raw) {
-                Some(data) => restored.push(RestoredKey {
-                    room_id: room_id.clone(),
-                    session_id: SessionId::new(session_id),
-                    data,
-                }),
-                None => refused += 1,
-            }
-        }
-    }
-    Some((restored, refused))
-}
-
-/// Decrypts one entry (`KeyBackupData`).
-#[must_use]
-pub fn open_entry(key: &BackupDecryptionKey, raw: &RawValue) -> Option<SessionData> {
-    #[derive(Deserialize)]
-    struct Entry<'a> {
-        #[serde(borrow)]
-        session_data: EncryptedSessionData<'a>,
-    }
-    let entry: Entry<'_> = serde_json::from_str(raw.get()).ok()?;
-    key.decrypt(&entry.session_data).ok()
-}
-
-/// Takes room keys that came out of a backup or a file.
-pub(crate) fn import(
-    txn: &mut Txn<'_, '_>,
-    hot: &mut Hot,
-    keys: Vec<RestoredKey>,
-    source: KeySource,
-) -> Result<Imported, MachineError> {
-    let mut imported = Imported::default();
-    for restored in keys {
-        let Ok(session) = restored.data.open(&restored.session_id) else {
-            imported.refused += 1;
-            continue;
-        };
-        let sender_key = restored.data.sender_key;
-        let key = InboundSessionKey {
-            room_id: restored.room_id,
-            session_id: restored.session_id,
-            sender_key,
-        };
-        let record = InboundSessionRecord {
-            pickle: session.to_record(),
-            sender_key,
-            sender_ed25519: restored.data.claimed_ed25519,
-            sender: None,
-            source,
-            first_known_index: session.first_known_index(),
-            shared_history: restored.data.shared_history,
-            received_at: txn.cx.now,
-            forwarders: Vec::new(),
-            shared_by: None,
-        };
-        match room_keys::take(txn, hot, &key, record, session)? {
-            Taken::New => imported.new += 1,
-            Taken::Known => imported.known += 1,
-            Taken::Refused => imported.refused += 1,
-        }
-    }
-    Ok(imported)
 }

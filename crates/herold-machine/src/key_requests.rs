@@ -304,7 +304,7 @@ pub(crate) fn handle_forwarded(
         forwarders,
         shared_by: None,
     };
-    match room_keys::take(txn, hot, &key, record, session)? {
+    match room_keys::take(txn, hot, &key, record)? {
         Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),
         Taken::New | Taken::Known => Ok(()),
     }

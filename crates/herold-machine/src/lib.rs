@@ -30,6 +30,7 @@ mod devices;
 mod error;
 mod event;
 mod grace;
+mod health;
 mod history;
 mod history_import;
 mod history_share;
@@ -44,6 +45,7 @@ mod outgoing;
 mod own_identity;
 mod queue;
 mod request;
+mod restored;
 mod retention;
 mod retired;
 mod room_keys;
@@ -67,11 +69,16 @@ pub use app_to_device::{ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult};
 pub use context::Context;
 pub use error::MachineError;
 pub use event::{AppEvent, AppEventRecord, ClearBody, DropReason, Notice, RoomEvent, Utd};
+pub use health::{
+    DevicesHealth, Health, OlmHealth, OwnKeysHealth, QueueHealth, RoomKeysHealth, SendingHealth,
+    SyncHealth, Wait,
+};
 pub use history::HistoryRefusal;
 pub use history_share::HistoryBundle;
-pub use key_backup::{BackupStatus, Imported, RestoredKey, open_backup, open_entry};
+pub use key_backup::BackupStatus;
 pub use machine::{DeviceView, Machine, UserDevices};
 pub use request::{Answer, Body, HttpRequest, Method, Outgoing, RequestId, percent_encode};
+pub use restored::{BackupEntry, Imported, RestoredKey, backup_entries, room_entries};
 pub use retention::{Forgotten, Retention, RetentionCursor};
 pub use sliding::SyncMode;
 pub use step::{Durable, Outputs, Pending, Step};

@@ -112,9 +112,12 @@ pub(crate) fn advance(
     policy: &Policy,
 ) -> Result<(), MachineError> {
     if txn.current_number(LATE_SHARES)? > 0 {
-        unseen::resolve(txn)?;
         let mut done = retired::serve(txn, policy)?;
-        for (key, session) in txn.list::<OutboundSessionRecord>(&[])? {
+        for (key, mut session) in txn.list::<OutboundSessionRecord>(&[])? {
+            if unseen::resolve(txn, &session.session_id, &mut session.unseen)? {
+                session.retry_at = Some(txn.cx.now);
+                txn.put(&key, &session);
+            }
             let room: Option<RoomRecord> = txn.load(&key)?;
             if let Some(room) = room.filter(|_| session.retry_at.is_some()) {
                 done &= share::share_late(txn, hot, policy, &key.room_id, &room, session)?;

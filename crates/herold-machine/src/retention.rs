@@ -4,7 +4,7 @@
 //! ([`Machine::preview_retention`](crate::Machine::preview_retention)), and has it done in steps of bounded size. What a
 //! backup is still to be given stays until it has it.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::time::Duration;
 
 use herold_crypto::InboundGroupSession;
 use herold_store::{
@@ -165,28 +165,11 @@ fn rows<R: Record>(
     if !wanted {
         return Ok((Vec::new(), None));
     }
-    // The first key behind `after`: itself with a zero byte.
-    let from = after.map(|after| [after, &[0]].concat());
-    let (mut rows, mut failed) = (Vec::new(), None);
-    let mut last = None;
-    snapshot.scan(R::TABLE, prefix, from.as_deref(), &mut |key, value| {
-        let row = R::Key::from_bytes(key)
-            .map_err(|_| StoreError::Corrupt(format!("a key of table {}", R::TABLE.name())))
-            .and_then(|key| Ok((key, R::decode(value)?)));
-        match row {
-            Ok(row) => rows.push(row),
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        if rows.len() < ROWS {
-            return ControlFlow::Continue(());
-        }
-        last = Some(key.to_vec());
-        ControlFlow::Break(())
-    })?;
-    failed.map_or(Ok((rows, last)), Err)
+    let bad_key = |_| StoreError::Corrupt(format!("a key of table {}", R::TABLE.name()));
+    let after = after.map(R::Key::from_bytes).transpose().map_err(bad_key)?;
+    let rows = snapshot.list_after::<R>(prefix, after.as_ref(), ROWS)?;
+    let last = rows.last().filter(|_| rows.len() == ROWS).map(|(key, _)| key.to_bytes());
+    Ok((rows, last))
 }
 
 fn is_older(now: Timestamp, then: Timestamp, age: Option<Duration>) -> bool {

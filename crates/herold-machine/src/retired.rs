@@ -20,6 +20,7 @@ use crate::{
     olm::{self, OwnIdentity},
     share::{self, PATIENCE, Recipients, SessionKeys},
     txn::Txn,
+    unseen,
 };
 
 /// A session is kept for late devices for so long.
@@ -95,9 +96,12 @@ fn is_old(txn: &Txn<'_, '_>, session: &RetiredSessionRecord) -> bool {
 pub(crate) fn serve(txn: &mut Txn<'_, '_>, policy: &Policy) -> Result<bool, MachineError> {
     let mut done = true;
     let mut looked_at: Option<(OwnedRoomId, Option<Recipients>)> = None;
-    for (key, session) in txn.list::<RetiredSessionRecord>(&[])? {
+    for (key, mut session) in txn.list::<RetiredSessionRecord>(&[])? {
         if !session.owed {
             continue;
+        }
+        if unseen::resolve(txn, &key.session_id, &mut session.unseen)? {
+            txn.put(&key, &session);
         }
         let room: Option<RoomRecord> = txn.load(&RoomKey { room_id: key.room_id.clone() })?;
         let room = room.filter(|room| room.membership == Membership::Join);

@@ -62,7 +62,7 @@ pub(crate) fn handle_room_key(
         forwarders: Vec::new(),
         shared_by: None,
     };
-    match take(txn, hot, &key, record, session)? {
+    match take(txn, hot, &key, record)? {
         Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),
         Taken::New | Taken::Known => Ok(()),
     }
@@ -86,13 +86,12 @@ pub(crate) fn take(
     hot: &mut Hot,
     key: &InboundSessionKey,
     new: InboundSessionRecord,
-    session: InboundGroupSession,
 ) -> Result<Taken, MachineError> {
     let source = new.source;
     let record = match txn.load::<InboundSessionRecord>(key)? {
         None if !claims::make_room(txn, key, &new)? => return Ok(Taken::Refused),
         None => new,
-        Some(known) => match merge(known, new, session)? {
+        Some(known) => match merge(known, new)? {
             Ok(Some(merged)) => merged,
             Ok(None) => return Ok(Taken::Known),
             Err(Conflict) => return Ok(Taken::Refused),
@@ -137,14 +136,13 @@ struct Conflict;
 fn merge(
     known: InboundSessionRecord,
     new: InboundSessionRecord,
-    mut session: InboundGroupSession,
 ) -> Result<Result<Option<InboundSessionRecord>, Conflict>, StoreError> {
     let same_owner = known.sender_ed25519 == new.sender_ed25519 && known.sender == new.sender;
     let (known_proved, new_proved) = (known.source == KeySource::Olm, new.source == KeySource::Olm);
     if known_proved && new_proved && !same_owner {
         return Ok(Err(Conflict));
     }
-    let better = match session.relation(&mut restore(&known)?) {
+    let better = match restore(&new)?.relation(&mut restore(&known)?) {
         SessionRelation::Better => true,
         SessionRelation::Equal | SessionRelation::Worse => false,
         // A bogus copy must not keep the owner out.

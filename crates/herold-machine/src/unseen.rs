@@ -1,10 +1,12 @@
 //! Users whose device lists could not be had when a message went out, because their server did not answer. When it is back,
 //! the devices that nobody knew of are given the key from that message on (behaviour 35).
 
+use std::collections::HashSet;
+
 use herold_crypto::SessionId;
 use herold_store::records::{
-    DeviceKey, DeviceRecord, OutboundSessionRecord, OutdatedUserRecord, RetiredSessionRecord,
-    ShareKey, ShareRecord, ShareState, TrackedUserRecord, UnseenUser, UserKey,
+    DeviceKey, DeviceRecord, OutboundSessionRecord, OutdatedUserRecord, ShareKey, ShareRecord,
+    ShareState, TrackedUserRecord, UnseenUser, UserKey,
 };
 use herold_trust::WithheldCode;
 use ruma::OwnedUserId;
@@ -13,32 +15,15 @@ use crate::{MachineError, txn::Txn};
 
 /// Notes that the session's messages from `index` on go out without the devices of these users that are not known.
 pub(crate) fn note(session: &mut OutboundSessionRecord, users: &[OwnedUserId], index: u32) {
-    for user_id in users {
-        if !session.unseen.iter().any(|unseen| unseen.user_id == *user_id) {
-            session.unseen.push(UnseenUser { user_id: user_id.clone(), index });
-        }
-    }
+    let known: HashSet<OwnedUserId> =
+        session.unseen.iter().map(|unseen| unseen.user_id.clone()).collect();
+    let new = users.iter().filter(|user_id| !known.contains(*user_id));
+    session.unseen.extend(new.map(|user_id| UnseenUser { user_id: user_id.clone(), index }));
 }
 
-/// The devices of those whose lists have come count from now on as missed.
-pub(crate) fn resolve(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
-    for (key, mut session) in txn.list::<OutboundSessionRecord>(&[])? {
-        if take(txn, &session.session_id, &mut session.unseen)? {
-            session.retry_at = Some(txn.cx.now);
-            txn.put(&key, &session);
-        }
-    }
-    for (key, mut session) in txn.list::<RetiredSessionRecord>(&[])? {
-        if take(txn, &key.session_id, &mut session.unseen)? {
-            session.owed = true;
-            txn.put(&key, &session);
-        }
-    }
-    Ok(())
-}
-
-/// Takes those users out whose lists have come; whether there are any.
-fn take(
+/// Takes those users out whose lists have come: their devices count from now on as missed. Answers whether there were
+/// any.
+pub(crate) fn resolve(
     txn: &mut Txn<'_, '_>,
     session_id: &SessionId,
     unseen: &mut Vec<UnseenUser>,

@@ -6,7 +6,34 @@ use rusqlite::{Connection, params};
 
 use crate::{SqliteStore, error::from_sqlite, schema::Place};
 
+/// What a store was written by and is read with. No secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The version of the tables.
+    pub schema: i64,
+    /// SQLite's.
+    pub sqlite: String,
+    /// SQLCipher's.
+    pub cipher: String,
+}
+
 impl SqliteStore {
+    /// The versions of what the store consists of.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the database does not answer.
+    pub fn versions(&self) -> Result<Versions, StoreError> {
+        let connection = &self.held()?.usable()?.connection;
+        let ask = || -> rusqlite::Result<Versions> {
+            Ok(Versions {
+                schema: connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
+                sqlite: rusqlite::version().to_owned(),
+                cipher: connection.pragma_query_value(None, "cipher_version", |row| row.get(0))?,
+            })
+        };
+        ask().map_err(|error| from_sqlite(&error, "asking for versions"))
+    }
+
     /// How many rows each table has, in the order of [`Table::ALL`]. No secret.
     ///
     /// # Errors

@@ -57,6 +57,7 @@ mod memory_tests;
 #[cfg(test)]
 mod tests;
 
+pub use inspect::Versions;
 pub use key::{PassphraseCost, StoreKey, StoreOptions};
 pub use open::SqliteStore;
 pub use rollback::RollbackGuard;

@@ -138,6 +138,21 @@ pub trait SnapshotExt: Snapshot {
         collect::<R>(limit, |visit| self.scan(R::TABLE, prefix, from.as_deref(), visit))
     }
 
+    /// As [`SnapshotExt::list`], from the key behind `after` on: the next page.
+    ///
+    /// # Errors
+    /// As [`SnapshotExt::list`].
+    fn list_after<R: Record>(
+        &self,
+        prefix: &[u8],
+        after: Option<&R::Key>,
+        limit: usize,
+    ) -> Result<Vec<(R::Key, R)>, StoreError> {
+        // The first key behind another is that one with a zero byte.
+        let from = after.map(|after| [after.to_bytes().as_slice(), &[0]].concat());
+        collect::<R>(limit, |visit| self.scan(R::TABLE, prefix, from.as_deref(), visit))
+    }
+
     /// The last `limit` records with `prefix` and a key below `before`, newest key first.
     ///
     /// # Errors

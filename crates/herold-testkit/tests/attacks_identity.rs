@@ -15,7 +15,7 @@ use attacks_common::{
 };
 use behaviour_common::{clean, log_length, notices, requests, seconds, sent_to};
 use herold::{IdentityState, Notice, OwnedRoomId, OwnedUserId, SecretString, Shield, ShieldReason};
-use herold_crypto::{KeyFileReader, KeyFileWriter, SigningKey};
+use herold_crypto::{ExportedSession, KeyFileReader, KeyFileWriter, SigningKey};
 use herold_machine::{
     DropReason, Imported, RestoredKey, ToDeviceRecipient, VerificationAction, VerificationView,
 };
@@ -504,22 +504,22 @@ fn n09_a_large_upload_goes_in_parts() {
     clean(&world);
 }
 
-fn exported(world: &mut World, device: usize) -> Vec<RestoredKey> {
-    let (keys, _) = world
+fn exported(world: &mut World, device: usize) -> Vec<ExportedSession> {
+    world
         .command(device, |engine| {
             engine.read(|machine, snapshot| machine.room_keys(snapshot, None, 100))
         })
-        .unwrap();
-    keys.into_iter()
-        .map(|key| RestoredKey {
-            room_id: key.room_id.as_str().try_into().unwrap(),
-            session_id: key.session_id,
-            data: key.data,
-        })
-        .collect()
+        .unwrap()
+        .0
 }
 
-fn take(world: &mut World, device: usize, keys: Vec<RestoredKey>, source: KeySource) -> Imported {
+fn take(
+    world: &mut World,
+    device: usize,
+    keys: Vec<ExportedSession>,
+    source: KeySource,
+) -> Imported {
+    let keys = keys.into_iter().filter_map(RestoredKey::from_export).collect();
     world
         .command(device, |engine| {
             engine
@@ -530,7 +530,7 @@ fn take(world: &mut World, device: usize, keys: Vec<RestoredKey>, source: KeySou
 }
 
 /// The same session with another ratchet, from an index on: whoever has the public key can write that.
-fn forged(key: &RestoredKey, index: u32) -> RestoredKey {
+fn forged(key: &ExportedSession, index: u32) -> ExportedSession {
     use base64::Engine;
     let base64 = base64::engine::general_purpose::STANDARD_NO_PAD;
     let mut bytes = base64.decode(key.data.session_key.as_str()).unwrap();
@@ -1072,12 +1072,7 @@ fn n44_nothing_is_imported_from_a_changed_file() {
         let Ok(reader) = KeyFileReader::open(Cursor::new(file.as_bytes()), passphrase) else {
             return None;
         };
-        let keys = reader.filter_map(Result::ok).map(|key| RestoredKey {
-            room_id: key.room_id.as_str().try_into().unwrap(),
-            session_id: key.session_id,
-            data: key.data,
-        });
-        let keys = keys.collect();
+        let keys = reader.filter_map(Result::ok).collect();
         Some(take(world, second, keys, KeySource::Imported))
     };
     let lines: Vec<&str> = file.lines().collect();

@@ -13,7 +13,7 @@ use crate::{
     homeserver::Homeserver,
     login::{Credentials, Setup, log_in},
     session::Session,
-    tasks::detached,
+    tasks::{blocking, detached},
 };
 
 /// Collects what a [`Client`] needs, then logs in or resumes.
@@ -207,8 +207,7 @@ impl ClientBuilder {
         let options = self.options();
         let rekey =
             move || SqliteStore::open(&path, &old, &options)?.rekey(&new, &options)?.close();
-        let done = tokio::task::spawn_blocking(rekey).await;
-        Ok(done.map_err(|_| ClientError::Internal("a task ended early"))??)
+        blocking(rekey).await
     }
 
     fn options(&self) -> StoreOptions {
@@ -281,9 +280,7 @@ async fn open(
         Purpose::Make => SqliteStore::open_or_create(&path, &key, &options),
         Purpose::Find => SqliteStore::open(&path, &key, &options),
     };
-    let opened = tokio::task::spawn_blocking(open).await;
-    let store = opened.map_err(|_| ClientError::Internal("a task ended early"))??;
-    Ok(Box::new(store))
+    Ok(Box::new(blocking(open).await?))
 }
 
 /// A base URL without a slash at its end.

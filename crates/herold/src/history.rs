@@ -8,7 +8,9 @@ use herold_trust::is_cross_signed;
 use ruma::{RoomId, UserId};
 
 use crate::{
-    Client, ClientError, OsEntropy, key_backup, media::blocking, session::Session, tasks::detached,
+    Client, ClientError, OsEntropy, key_backup,
+    session::Session,
+    tasks::{blocking, detached},
 };
 
 /// As many room keys are read at once.
@@ -99,7 +101,8 @@ async fn share(
         return Ok(SharedHistory::Nothing);
     }
     let text = bundle.into_text();
-    let encrypted = blocking(move || Ok(encrypt_attachment(text.as_slice(), &mut OsEntropy)));
+    let encrypted =
+        blocking(move || Ok::<_, ClientError>(encrypt_attachment(text.as_slice(), &mut OsEntropy)));
     let (ciphertext, mut file) = encrypted.await?;
     file.url = session.upload(ciphertext).await?;
     let queued = session

@@ -3,21 +3,25 @@
 use std::{
     fs::{self, File},
     io::{BufReader, BufWriter},
+    iter,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use herold_crypto::{
-    DEFAULT_KEY_FILE_ROUNDS, KeyFileError, KeyFileReader, KeyFileWriter, SecretString,
+    DEFAULT_KEY_FILE_ROUNDS, ExportedSession, KeyFileError, KeyFileReader, KeyFileWriter,
+    SecretString,
 };
 use herold_machine::{Imported, RestoredKey};
 use herold_trust::KeySource;
-use ruma::OwnedRoomId;
 
-use crate::{Client, ClientError, OsEntropy, session::Session};
-
-/// As many room keys are read or imported at once.
-const PAGE: usize = 500;
+use crate::{
+    Client, ClientError, Lengthy, OsEntropy,
+    import::{Opened, PAGE, import},
+    progress::{Progress, Report},
+    session::Session,
+    tasks::blocking,
+};
 
 impl Client {
     /// Writes every room key into a file, which must not exist yet. A file that could not be written to its end is removed.
@@ -25,13 +29,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::KeyFile`]; those of the store.
-    pub async fn export_keys(
-        &self,
-        path: &Path,
-        passphrase: SecretString,
-    ) -> Result<usize, ClientError> {
+    pub fn export_keys(&self, path: &Path, passphrase: SecretString) -> Lengthy<usize> {
         let (session, path) = (self.session().clone(), path.to_owned());
-        blocking(move || export(&session, path, &passphrase)).await
+        Lengthy::new(|report| blocking(move || export(&session, path, &passphrase, report)))
     }
 
     /// Takes every room key out of a file. They prove nothing of who made them. Nothing is taken from a file that is not
@@ -39,31 +39,20 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::KeyFile`]; those of the store.
-    pub async fn import_keys(
-        &self,
-        path: &Path,
-        passphrase: SecretString,
-    ) -> Result<Imported, ClientError> {
+    pub fn import_keys(&self, path: &Path, passphrase: SecretString) -> Lengthy<Imported> {
         let (session, path) = (self.session().clone(), path.to_owned());
-        blocking(move || import(&session, &path, &passphrase)).await
+        Lengthy::new(|report| blocking(move || take(&session, &path, &passphrase, report)))
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
-) -> Result<T, ClientError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ClientError::Internal("a task ended early"))?
 }
 
 fn export(
     session: &Arc<Session>,
     path: PathBuf,
     passphrase: &SecretString,
+    report: Report,
 ) -> Result<usize, ClientError> {
     let file = File::create_new(&path).map_err(KeyFileError::from)?;
-    let written = write_all(session, file, passphrase);
+    let written = write_all(session, file, passphrase, report);
     if written.is_err() {
         // What is not whole cannot be read by anybody.
         let _ = fs::remove_file(path);
@@ -75,6 +64,7 @@ fn write_all(
     session: &Arc<Session>,
     file: File,
     passphrase: &SecretString,
+    mut report: Report,
 ) -> Result<usize, ClientError> {
     let out = BufWriter::new(file);
     let mut writer =
@@ -88,6 +78,7 @@ fn write_all(
             writer.write(key)?;
         }
         count += keys.len();
+        report(Progress { done: count, total: None });
         if last.is_none() {
             break;
         }
@@ -101,41 +92,33 @@ fn write_all(
     Ok(count)
 }
 
-fn import(
-    session: &Arc<Session>,
+fn take(
+    session: &Session,
     path: &Path,
     passphrase: &SecretString,
+    mut report: Report,
 ) -> Result<Imported, ClientError> {
     let file = File::open(path).map_err(KeyFileError::from)?;
-    let reader = KeyFileReader::open(BufReader::new(file), passphrase.as_str())?;
-    let mut total = Imported::default();
-    let mut page = Vec::new();
-    let take = |page: &mut Vec<RestoredKey>, total: &mut Imported| {
-        let keys = std::mem::take(page);
-        let imported = session.step(|machine, snapshot, cx| {
-            machine.import_room_keys(snapshot, cx, keys, KeySource::Imported)
-        })?;
-        total.new += imported.new;
-        total.known += imported.known;
-        total.refused += imported.refused;
-        Ok::<_, ClientError>(())
-    };
-    // The whole file was checked before its first key is given.
-    for entry in reader {
+    // The whole file is checked before its first key is given.
+    let mut reader = KeyFileReader::open(BufReader::new(file), passphrase.as_str())?;
+    let pages = iter::from_fn(|| {
+        let page: Vec<_> = reader.by_ref().take(PAGE).collect();
+        Some(page).filter(|page| !page.is_empty())
+    });
+    import(session, KeySource::Imported, pages, open, None, &mut report)
+}
+
+fn open(page: Vec<Result<ExportedSession, KeyFileError>>) -> Result<Opened, ClientError> {
+    let mut opened = Opened { keys: Vec::with_capacity(page.len()), refused: 0 };
+    for entry in page {
         match entry {
-            Ok(key) => match OwnedRoomId::try_from(key.room_id) {
-                Ok(room_id) => {
-                    page.push(RestoredKey { room_id, session_id: key.session_id, data: key.data })
-                }
-                Err(_) => total.refused += 1,
+            Ok(entry) => match RestoredKey::from_export(entry) {
+                Some(key) => opened.keys.push(key),
+                None => opened.refused += 1,
             },
-            Err(KeyFileError::Entry(_)) => total.refused += 1,
+            Err(KeyFileError::Entry(_)) => opened.refused += 1,
             Err(error) => return Err(error.into()),
         }
-        if page.len() >= PAGE {
-            take(&mut page, &mut total)?;
-        }
     }
-    take(&mut page, &mut total)?;
-    Ok(total)
+    Ok(opened)
 }

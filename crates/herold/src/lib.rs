@@ -47,12 +47,14 @@ mod error;
 mod history;
 mod homeserver;
 mod http;
+mod import;
 mod key_backup;
 mod key_file;
 mod login;
 mod media;
 mod outcomes;
 mod pace;
+mod progress;
 mod pump;
 mod receive;
 mod recovery;
@@ -79,6 +81,7 @@ pub use error::ClientError;
 pub use history::SharedHistory;
 pub use http::{HttpOptions, HttpTransport};
 pub use media::Download;
+pub use progress::{Lengthy, Progress};
 pub use recovery::{Recovery, RecoveryState};
 pub use rooms::{CreateRoom, RoomPreset};
 pub use threads::Threads;
@@ -89,7 +92,7 @@ pub use herold_crypto::{
     RecoveryKeyError, SecretBytes, SecretStorageError, SecretString, SessionId,
 };
 pub use herold_machine::{
-    Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten,
+    Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten, Health,
     HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece,
     Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport, ToDeviceOutcome,
     ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,

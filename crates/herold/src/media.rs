@@ -8,8 +8,10 @@ use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::{Value, json};
 
 use crate::{
-    Client, ClientError, OsEntropy, TransportResponse, homeserver::Retry, session::Session,
-    tasks::detached,
+    Client, ClientError, OsEntropy, TransportResponse,
+    homeserver::Retry,
+    session::Session,
+    tasks::{blocking, detached},
 };
 
 /// The largest attachment that is taken, in bytes.
@@ -62,7 +64,8 @@ impl Client {
         }
         let (session, plain) = (self.session().clone(), data.to_vec());
         let file = detached(async move {
-            let encrypted = blocking(move || Ok(encrypt_attachment(&plain, &mut OsEntropy)));
+            let encrypted =
+                blocking(move || Ok::<_, ClientError>(encrypt_attachment(&plain, &mut OsEntropy)));
             let (ciphertext, mut file) = encrypted.await?;
             file.url = session.upload(ciphertext).await?;
             Ok(file)
@@ -99,7 +102,7 @@ impl Client {
         let session = self.session().clone();
         detached(async move {
             let ciphertext = session.fetch_media(&file).await?;
-            let data = blocking(move || Ok(decrypt_attachment(&ciphertext, &file)?)).await?;
+            let data = blocking(move || decrypt_attachment(&ciphertext, &file)).await?;
             Ok(Download { data, name, mimetype })
         })
         .await
@@ -173,14 +176,6 @@ fn safe_name(name: &str) -> String {
         .take(MAX_NAME)
         .collect();
     if safe.trim_matches([' ', '.']).is_empty() { "file".to_owned() } else { safe }
-}
-
-/// Does arithmetic on much data off the runtime's own threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
-) -> Result<T, ClientError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or(Err(ClientError::Internal("a task ended early")))
 }
 
 #[cfg(test)]

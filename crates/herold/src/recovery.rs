@@ -11,9 +11,10 @@ use herold_machine::{HttpRequest, Imported, Method};
 use serde_json::Value;
 
 use crate::{
-    Client, ClientError, authenticate,
+    Client, ClientError, Lengthy, authenticate,
     homeserver::{RESPONSE_LIMIT, Retry},
     key_backup,
+    progress::Report,
     secret_storage::{self, SecretStorage},
     session::Session,
     tasks::detached,
@@ -84,9 +85,9 @@ impl Client {
     /// [`ClientError::WrongRecoveryKey`]; [`ClientError::SecretStorage`] if it was tampered with,
     /// [`ClientError::SecretRefused`] if a secret is not the private half of the published key: nothing of that
     /// secret was taken.
-    pub async fn recover(&self, typed: SecretString) -> Result<Option<Imported>, ClientError> {
+    pub fn recover(&self, typed: SecretString) -> Lengthy<Option<Imported>> {
         let session = self.session().clone();
-        detached(async move { recover(&session, &typed).await }).await
+        Lengthy::new(|report| detached(async move { recover(&session, &typed, report).await }))
     }
 
     /// How things stand.
@@ -192,6 +193,7 @@ async fn make_backup(session: &Arc<Session>, replace: bool) -> Result<String, Cl
 async fn recover(
     session: &Arc<Session>,
     typed: &SecretString,
+    report: Report,
 ) -> Result<Option<Imported>, ClientError> {
     let storage = SecretStorage::open(session, typed).await?;
     own_list(session).await?;
@@ -217,5 +219,5 @@ async fn recover(
     if !taken {
         return Err(ClientError::SecretRefused(key_backup::SECRET));
     }
-    key_backup::restore(session).await.map(Some)
+    key_backup::restore(session, report).await.map(Some)
 }

@@ -12,6 +12,7 @@ use crate::{
     ClientError, OsEntropy,
     homeserver::{RESPONSE_LIMIT, Retry},
     session::Session,
+    tasks::blocking,
 };
 
 const DEFAULT_KEY: &str = "m.secret_storage.default_key";
@@ -110,11 +111,8 @@ async fn derive(
     parameters: &PassphraseParameters,
 ) -> Result<StorageKey, ClientError> {
     let parameters = parameters.clone();
-    tokio::task::spawn_blocking(move || {
-        StorageKey::from_passphrase(passphrase.as_str(), &parameters)
-    })
-    .await
-    .map_err(|_| ClientError::Internal("a task ended early"))
+    let derive = move || StorageKey::from_passphrase(passphrase.as_str(), &parameters);
+    blocking(move || Ok::<_, ClientError>(derive())).await
 }
 
 fn account_data(session: &Session, method: Method, kind: &str) -> HttpRequest {

@@ -82,3 +82,12 @@ pub(crate) async fn detached<T: Send + 'static>(
 ) -> Result<T, ClientError> {
     tokio::spawn(work).await.unwrap_or(Err(ClientError::Internal("a task ended early")))
 }
+
+/// Does what takes long without waiting for anything (arithmetic on much data, a derivation, the store's file) off the
+/// runtime's own threads.
+pub(crate) async fn blocking<T: Send + 'static, E: Into<ClientError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ClientError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ClientError::Internal("a task ended early"))?.map_err(Into::into)
+}

@@ -1,6 +1,10 @@
 //! [`Threads`]: the machine's arithmetic on several processors.
 
-use std::{num::NonZeroUsize, thread};
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+};
 
 use herold_machine::{Piece, Workers};
 
@@ -19,6 +23,49 @@ impl Threads {
     #[must_use]
     pub fn new(processors: NonZeroUsize) -> Self {
         Self { width: processors.get().min(MOST) }
+    }
+
+    /// Prepares items on the processors, while this thread takes those that are ready, in whatever order they are: no more
+    /// than two a processor are ready or in work at a time. Ends with the first error of `take`.
+    ///
+    /// # Errors
+    /// That of `take`.
+    pub fn feed<I: Send, P: Send, E>(
+        &self,
+        items: impl Iterator<Item = I> + Send,
+        prepare: impl Fn(I) -> P + Sync,
+        mut take: impl FnMut(P) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let items = Mutex::new(items);
+        let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let (sender, prepared) = mpsc::sync_channel(self.width);
+        // A thread that panics takes this one with it, once the others are done: nothing is passed over.
+        thread::scope(|scope| {
+            // On one processor nothing is won by it.
+            let threads = if self.width > 1 { self.width } else { 0 };
+            for _ in 0..threads {
+                let sender = sender.clone();
+                let work = || {
+                    let sender = sender;
+                    while let Some(item) = next() {
+                        if sender.send(prepare(item)).is_err() {
+                            return;
+                        }
+                    }
+                };
+                let _ =
+                    thread::Builder::new().name("herold-work".to_owned()).spawn_scoped(scope, work);
+            }
+            drop(sender);
+            for item in prepared {
+                take(item)?;
+            }
+            // What no thread could be had for.
+            while let Some(item) = next() {
+                take(prepare(item))?;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Freshness, Setting, deployment, has_store};
 use crate::{
-    args::{DecryptTrustArg, Login, RecipientsArg, SyncArg},
+    args::{DecryptTrustArg, Login, NewDevice, RecipientsArg, SyncArg},
     failure::Failure,
     output::clean,
     secrets::{self, Purpose},
@@ -23,16 +23,12 @@ pub async fn login(setting: &Setting, args: Login) -> Result<(), Failure> {
     make_private_folder(&folder)?;
     let key = secrets::store_key(&setting.global, purpose)?;
 
-    let builder = ClientBuilder::new()
-        .deployment(deployment(policy(args.recipients, args.decrypt_trust)))
+    let policy = policy(args.device.recipients, args.device.decrypt_trust);
+    let builder = connect(ClientBuilder::new(), &args.device)
+        .deployment(deployment(policy))
         .store_path(&folder)
         .store_key(key)
-        .homeserver(&args.homeserver)
-        .sync_mode(match args.sync {
-            SyncArg::V2 => SyncMode::V2,
-            SyncArg::Sliding => SyncMode::Sliding,
-        })
-        .allow_insecure_http(args.allow_insecure_http);
+        .homeserver(&args.homeserver);
     let login = builder.login(&args.user, password, args.device_name.as_deref());
     let client = setting.within("logging in", login).await?;
 
@@ -41,6 +37,15 @@ pub async fn login(setting: &Setting, args: Login) -> Result<(), Failure> {
     client.close().await?;
     told?;
     ready
+}
+
+/// How a new device talks to its server.
+pub fn connect(builder: ClientBuilder, device: &NewDevice) -> ClientBuilder {
+    let mode = match device.sync {
+        SyncArg::V2 => SyncMode::V2,
+        SyncArg::Sliding => SyncMode::Sliding,
+    };
+    builder.sync_mode(mode).allow_insecure_http(device.allow_insecure_http)
 }
 
 async fn first_sync(setting: &Setting, client: &Client) -> Result<(), Failure> {

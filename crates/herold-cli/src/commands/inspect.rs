@@ -1,7 +1,7 @@
 //! `inspect`: what is in the store, redacted. Counts, sizes, states, and the own account's public
 //! identifiers; no keys but public ones, no tokens, no room names, no messages. No network either.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc};
 
 use herold::{
     ClientError, Engine, EngineError, Membership, OsEntropy, QueueState, SqliteStore, StoreOptions,
@@ -17,6 +17,10 @@ use crate::{
     secrets::{self, Purpose},
 };
 
+/// What a report for the developers has; the other sections name the account.
+const NAMELESS: [&str; 7] =
+    ["versions", "files", "integrity", "tables", "policy", "rooms", "health"];
+
 /// `herold inspect`
 pub async fn inspect(setting: &Setting, args: Inspect) -> Result<(), Failure> {
     let folder = setting.existing_folder()?;
@@ -24,7 +28,7 @@ pub async fn inspect(setting: &Setting, args: Inspect) -> Result<(), Failure> {
     let path = folder.clone();
     let open = move || SqliteStore::open(path, &key, &StoreOptions::default());
     let mut store = off_runtime(setting, "opening the store", open).await??;
-    let mut sections = vec![("files", files(&folder)?)];
+    let mut sections = vec![("versions", versions(&store)?), ("files", files(&folder)?)];
     if args.check {
         let check = move || store.integrity_check().map(|()| store);
         store = off_runtime(setting, "checking the store", check).await??;
@@ -42,7 +46,40 @@ pub async fn inspect(setting: &Setting, args: Inspect) -> Result<(), Failure> {
         Err(EngineError::NoAccount) => sections.push(("user_id", Value::Null)),
         Err(error) => return Err(ClientError::from(error).into()),
     }
-    tell(setting, sections)
+    match args.report {
+        None => tell(setting, sections),
+        Some(file) => report(setting, &file, sections),
+    }
+}
+
+/// Writes what names nobody into a new file.
+fn report(
+    setting: &Setting,
+    path: &Path,
+    sections: Vec<(&'static str, Value)>,
+) -> Result<(), Failure> {
+    let nameless: serde_json::Map<String, Value> = sections
+        .into_iter()
+        .filter(|(name, _)| NAMELESS.contains(name))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    let text = format!("{:#}\n", Value::Object(nameless));
+    fs::File::create_new(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Failure::file("the report", path, &error))?;
+    setting.output.line(&format!("the report is in {}", path.display()), &json!({ "report": path }))
+}
+
+fn versions(store: &SqliteStore) -> Result<Value, Failure> {
+    let found = store.versions().map_err(ClientError::from)?;
+    Ok(json!({
+        "herold": env!("CARGO_PKG_VERSION"),
+        "schema": found.schema,
+        "sqlite": found.sqlite,
+        "sqlcipher": found.cipher,
+        "system": std::env::consts::OS,
+        "processor": std::env::consts::ARCH,
+    }))
 }
 
 /// Does what takes its time where it holds nobody up.
@@ -57,7 +94,7 @@ async fn off_runtime<T: Send + 'static>(
 }
 
 /// What concerns the account.
-fn account(engine: &Engine, sections: &mut Vec<(&str, Value)>) -> Result<(), Failure> {
+fn account(engine: &Engine, sections: &mut Vec<(&'static str, Value)>) -> Result<(), Failure> {
     let machine = engine.machine();
     let keys = machine.identity_keys();
     let login =
@@ -74,6 +111,11 @@ fn account(engine: &Engine, sections: &mut Vec<(&str, Value)>) -> Result<(), Fai
     sections.push(("policy", json!(machine.policy())));
     sections.push(("rooms", rooms(engine)?));
     sections.push(("queue", queue(engine)?));
+    let now = engine.now();
+    let health = engine
+        .read(|machine, snapshot| machine.health(snapshot, now))
+        .map_err(ClientError::from)?;
+    sections.push(("health", json!(health)));
     Ok(())
 }
 

@@ -27,7 +27,7 @@ async fn export(setting: &Setting, args: KeyFile) -> Result<(), Failure> {
         .with_client(Freshness::Stored, async |client| {
             let passphrase = secrets::keys_passphrase(args.stdin, Purpose::Create)?;
             let written = client.export_keys(&args.file, passphrase);
-            let count = setting.within("writing the key file", written).await?;
+            let count = setting.within_lengthy("writing the key file", written).await?;
             setting.output.line(
                 &format!("{count} room keys are in {}", args.file.display()),
                 &json!({ "exported": count, "file": args.file }),
@@ -41,7 +41,8 @@ async fn import(setting: &Setting, args: KeyFile) -> Result<(), Failure> {
         .with_client(Freshness::Stored, async |client| {
             let passphrase = secrets::keys_passphrase(args.stdin, Purpose::Open)?;
             let read = client.import_keys(&args.file, passphrase);
-            let (text, value) = imported(Some(setting.within("reading the key file", read).await?));
+            let (text, value) =
+                imported(Some(setting.within_lengthy("reading the key file", read).await?));
             setting.output.line(&text, &value)
         })
         .await
@@ -53,7 +54,7 @@ pub async fn backup(setting: &Setting, command: Backup) -> Result<(), Failure> {
         .with_client(Freshness::CaughtUp, async |client| match command {
             Backup::Status => show(setting, client).await,
             Backup::Restore => {
-                let restored = setting.within("restoring", client.restore_backup()).await?;
+                let restored = setting.within_lengthy("restoring", client.restore_backup()).await?;
                 let (text, value) = imported(Some(restored));
                 setting.output.line(&text, &value)
             }

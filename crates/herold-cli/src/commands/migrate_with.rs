@@ -4,13 +4,13 @@ use std::path::Path;
 
 use herold::{
     ClientBuilder, Clock as _, HttpOptions, HttpRequest, HttpTransport, LoginRecord, Method,
-    OsEntropy, SecretString, StoreOptions, SyncMode, SystemClock, Transport as _, TransportRequest,
+    OsEntropy, SecretString, StoreOptions, SystemClock, Transport as _, TransportRequest,
 };
 use herold_migrate::{Found, MigrateError, Report, Source, SourceKey, SourceSecret, Target};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{Migrate, SyncArg},
+    args::Migrate,
     commands::{Setting, account, deployment, has_store},
     failure::{Failure, Kind},
     output::clean,
@@ -33,7 +33,7 @@ pub async fn migrate(setting: &Setting, args: Migrate) -> Result<(), Failure> {
         )));
     }
     let found = read(setting, &args).await?;
-    let policy = account::policy(args.recipients, args.decrypt_trust);
+    let policy = account::policy(args.device.recipients, args.device.decrypt_trust);
     if args.dry_run {
         let report = found.dry_run(policy, SystemClock.now(), &mut OsEntropy).map_err(failure)?;
         return tell(setting, &report, None);
@@ -67,15 +67,10 @@ pub async fn migrate(setting: &Setting, args: Migrate) -> Result<(), Failure> {
     })
     .await?;
     // It opens, and remembers how to synchronise.
-    let client = ClientBuilder::new()
+    let client = account::connect(ClientBuilder::new(), &args.device)
         .deployment(deployment(herold::Policy::default()))
         .store_path(&folder)
         .store_key(key)
-        .sync_mode(match args.sync {
-            SyncArg::V2 => SyncMode::V2,
-            SyncArg::Sliding => SyncMode::Sliding,
-        })
-        .allow_insecure_http(args.allow_insecure_http)
         .resume();
     let client = setting.progress.during("opening the new store", client).await?;
     client.close().await?;
@@ -128,8 +123,8 @@ async fn check_token(
     if !token.as_str().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::usage("that is no access token"));
     }
-    let options =
-        HttpOptions { allow_insecure_http: args.allow_insecure_http, ..HttpOptions::default() };
+    let allow_insecure_http = args.device.allow_insecure_http;
+    let options = HttpOptions { allow_insecure_http, ..HttpOptions::default() };
     let transport = HttpTransport::new(options).map_err(herold::ClientError::from)?;
     let timeout = setting.global.timeout.saturating_mul(1000);
     let request = TransportRequest {

@@ -20,13 +20,13 @@ use std::{
     time::Duration,
 };
 
-use herold::{Client, ClientBuilder, ClientError, Deployment, Policy};
+use herold::{Client, ClientBuilder, ClientError, Deployment, Lengthy, Policy};
 
 use crate::{
     args::{Command, Global},
     failure::{Failure, Kind},
     output::Output,
-    progress::Progress,
+    progress::{Count, Progress},
     secrets::{self, Purpose},
 };
 
@@ -166,10 +166,25 @@ impl Setting {
     pub async fn within<T>(
         &self,
         what: &str,
-        work: impl Future<Output = Result<T, ClientError>>,
+        work: impl IntoFuture<Output = Result<T, ClientError>>,
+    ) -> Result<T, Failure> {
+        self.within_counting(what, &Count::default(), work).await
+    }
+
+    /// As [`within`](Self::within), for work that tells how far it is.
+    pub async fn within_lengthy<T>(&self, what: &str, work: Lengthy<T>) -> Result<T, Failure> {
+        let count = Count::default();
+        self.within_counting(what, &count, count.of(work)).await
+    }
+
+    async fn within_counting<T>(
+        &self,
+        what: &str,
+        count: &Count,
+        work: impl IntoFuture<Output = Result<T, ClientError>>,
     ) -> Result<T, Failure> {
         let limit = Duration::from_secs(self.global.timeout);
-        match tokio::time::timeout(limit, self.progress.during(what, work)).await {
+        match tokio::time::timeout(limit, self.progress.counting(what, count, work)).await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => {
                 self.progress.interrupted();

@@ -89,7 +89,7 @@ async fn recover(setting: &Setting, args: Recover) -> Result<(), Failure> {
     setting
         .with_client(Freshness::CaughtUp, async |client| {
             let typed = secrets::recovery_key(args.stdin)?;
-            let restored = setting.within("recovering", client.recover(typed)).await?;
+            let restored = setting.within_lengthy("recovering", client.recover(typed)).await?;
             let (text, value) = super::keys::imported(restored);
             setting.output.line(&format!("recovered; {text}"), &value)
         })

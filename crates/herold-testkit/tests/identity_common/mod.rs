@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use herold::{IdentityState, SecretString};
-use herold_machine::{BackupStatus, Imported, open_backup};
+use herold_machine::{BackupStatus, Imported, backup_entries};
 use herold_testkit::World;
 use herold_trust::KeySource;
 use serde_json::{Value, json};
@@ -130,7 +130,10 @@ pub fn restore(world: &mut World, device: usize, body: &Value) -> (Imported, usi
         .command(device, |engine| engine.read(|machine, snapshot| machine.backup_key(snapshot)))
         .unwrap()
         .expect("the key");
-    let (keys, bad) = open_backup(&key.1, body.to_string().as_bytes()).unwrap();
+    let body = body.to_string();
+    let (entries, bad) = backup_entries(body.as_bytes()).unwrap();
+    let keys: Vec<_> = entries.iter().filter_map(|entry| entry.open(&key.1)).collect();
+    let bad = bad + entries.len() - keys.len();
     let imported = world
         .command(device, |engine| {
             engine.step(|machine, snapshot, cx| {
