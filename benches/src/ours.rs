@@ -4,11 +4,10 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use bench_work::{Directory, ROOM, Shared, Side};
 use herold::{
-    Answer, Body, Engine, OsEntropy, Outgoing, OwnedRoomId, Policy, Recipients, RoomId,
-    SqliteStore, StoreKey, StoreOptions, SystemClock, Threads, UserId,
+    Answer, Body, Engine, Opened, OsEntropy, Outgoing, Policy, Recipients, RestoredKey, RoomId,
+    SqliteStore, StoreKey, StoreOptions, SystemClock, Threads, UserId, import_room_keys,
 };
 use herold_crypto::ExportedSession;
-use herold_machine::RestoredKey;
 use herold_store::{SnapshotExt as _, records::InboundSessionRecord};
 use herold_trust::KeySource;
 use serde_json::{Value, json, value::RawValue};
@@ -187,24 +186,21 @@ impl Side for Herold {
 
     fn import(&mut self, export: &[u8]) {
         let entries: Vec<&RawValue> = serde_json::from_slice(export).expect("an export");
-        let open = |page: &[&RawValue]| -> Vec<RestoredKey> {
+        let open = |page: &[&RawValue]| {
             let open = |entry: &&RawValue| {
                 let entry = ExportedSession::parse(entry.get().as_bytes()).expect("a room key");
                 RestoredKey::from_export(entry).expect("a room key")
             };
-            page.iter().map(open).collect()
+            Ok(Opened { keys: page.iter().map(open).collect(), refused: 0 })
         };
-        let engine = &mut self.engine;
         let take = |keys| {
-            engine
-                .step(|machine, snapshot, cx| {
-                    machine.import_room_keys(snapshot, cx, keys, KeySource::Imported)
-                })
-                .map(drop)
+            let step = self.engine.step(|machine, snapshot, cx| {
+                machine.import_room_keys(snapshot, cx, keys, KeySource::Imported)
+            });
+            step.map(|outputs| outputs.reply)
         };
-        Threads::default()
-            .feed(entries.chunks(IMPORTED_AT_ONCE), open, take)
-            .expect("the keys are taken");
+        let pages = entries.chunks(PARSED_AT_ONCE);
+        import_room_keys(&Threads::default(), pages, open, take).expect("the keys are taken");
     }
 
     fn use_one_core(&mut self) {
@@ -217,7 +213,7 @@ impl Side for Herold {
 }
 
 /// As the client does with a key file.
-const IMPORTED_AT_ONCE: usize = 500;
+const PARSED_AT_ONCE: usize = 500;
 
 impl Herold {
     fn take(&mut self, response: &[u8]) {

@@ -18,7 +18,7 @@ use crate::{
     MachineError,
     devices::{DeviceLookup, device_of},
     room_keys::restore,
-    txn::Txn,
+    txn::{Row, Txn},
     wire::{EventHead, MegolmContent, parse},
 };
 
@@ -106,7 +106,7 @@ enum Ground {
     Own,
 }
 
-/// Makes room for one more claim to a session. `false` if there is none for `new`.
+/// Makes room for one more claim to a session beside those that are `known`. `false` if there is none for `new`.
 ///
 /// A claim that a message has been sent for is never given up for one without: so the owner's stays. Among
 /// those for which none has come yet the oldest goes: so the owner's gets in, however many came before.
@@ -114,9 +114,8 @@ pub(crate) fn make_room(
     txn: &mut Txn<'_, '_>,
     key: &InboundSessionKey,
     new: &InboundSessionRecord,
+    mut known: Vec<Row<InboundSessionRecord>>,
 ) -> Result<bool, MachineError> {
-    let prefix = InboundSessionKey::of(&key.room_id, &key.session_id);
-    let mut known = txn.list::<InboundSessionRecord>(&prefix)?;
     let of_user =
         |claim: &InboundSessionRecord| claim.sender.is_some() && claim.sender == new.sender;
     if known.iter().filter(|(_, claim)| of_user(claim)).count() >= MAX_CLAIMS_OF_USER {

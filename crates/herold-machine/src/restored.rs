@@ -6,7 +6,10 @@ use herold_crypto::{
     BackupDecryptionKey, Ed25519PublicKey, EncryptedSessionData, ExportedSession, SecretBytes,
     SessionData, SessionDataError, SessionId,
 };
-use herold_store::records::{InboundSessionKey, InboundSessionRecord};
+use herold_store::{
+    RecordKey as _,
+    records::{InboundSessionKey, InboundSessionRecord},
+};
 use herold_trust::{KeySource, Timestamp};
 use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
@@ -93,6 +96,11 @@ impl RestoredKey {
     pub fn from_export(entry: ExportedSession) -> Option<Self> {
         let room_id = OwnedRoomId::try_from(entry.room_id).ok()?;
         Self::open(room_id, entry.session_id, &entry.data).ok()
+    }
+
+    /// Puts keys in the order in which stores keep them.
+    pub fn sort(keys: &mut [Self]) {
+        keys.sort_by_cached_key(|restored| restored.key.to_bytes());
     }
 
     /// The room it was filed under.

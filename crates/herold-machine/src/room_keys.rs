@@ -88,8 +88,11 @@ pub(crate) fn take(
     new: InboundSessionRecord,
 ) -> Result<Taken, MachineError> {
     let source = new.source;
-    let record = match txn.load::<InboundSessionRecord>(key)? {
-        None if !claims::make_room(txn, key, &new)? => return Ok(Taken::Refused),
+    let prefix = InboundSessionKey::of(&key.room_id, &key.session_id);
+    let mut claims = txn.list::<InboundSessionRecord>(&prefix)?;
+    let known = claims.iter().position(|(claim, _)| claim == key);
+    let record = match known.map(|known| claims.swap_remove(known).1) {
+        None if !claims::make_room(txn, key, &new, claims)? => return Ok(Taken::Refused),
         None => new,
         Some(known) => match merge(known, new)? {
             Ok(Some(merged)) => merged,

@@ -1,4 +1,7 @@
-//! Taking room keys in: while one page of them is stored, the next are decrypted.
+//! Taking room keys in: they are decrypted on all processors, and stored in the order in which the store keeps them.
+//!
+//! A step writes every page of the database that one of its keys belongs to. Keys in the order in which a file happens to
+//! have them belong to as many pages as they are; in the store's order, to few.
 
 use herold_machine::{Imported, RestoredKey};
 use herold_trust::KeySource;
@@ -9,17 +12,58 @@ use crate::{
     session::Session,
 };
 
-/// As many room keys are stored in one step: what is in memory does not grow with how many there are.
+/// As many entries are decrypted at once.
 pub(crate) const PAGE: usize = 500;
+/// As many room keys are stored in one step.
+const STEP: usize = 1000;
+/// As many are put in order together: what is in memory does not grow with how many there are.
+const WINDOW: usize = 100_000;
 
-/// A page's keys that are good.
-pub(crate) struct Opened {
-    pub(crate) keys: Vec<RestoredKey>,
-    /// As many entries are bad.
-    pub(crate) refused: usize,
+/// What became of a page of entries.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// Those that are room keys.
+    pub keys: Vec<RestoredKey>,
+    /// As many are not.
+    pub refused: usize,
 }
 
-/// Takes in what `open` makes of these pages; `total` entries are expected.
+/// Takes room keys in, many at a time: has each page of entries opened by `open` on these processors, and the keys, put in
+/// order, stored by `take` on this thread. For whoever drives an [`Engine`](crate::Engine); `take` is then a step with
+/// [`Machine::import_room_keys`](herold_machine::Machine::import_room_keys).
+///
+/// # Errors
+/// The first of `open` or `take`. What was taken by then stays.
+pub fn import_room_keys<P: Send, E: Send>(
+    threads: &Threads,
+    pages: impl Iterator<Item = P> + Send,
+    open: impl Fn(P) -> Result<Opened, E> + Sync,
+    mut take: impl FnMut(Vec<RestoredKey>) -> Result<Imported, E>,
+) -> Result<Imported, E> {
+    let mut sum = Imported::default();
+    let mut window = Vec::new();
+    let mut store = |window: &mut Vec<RestoredKey>| {
+        RestoredKey::sort(window);
+        let mut stored = Imported::default();
+        while !window.is_empty() {
+            stored += take(window.drain(..window.len().min(STEP)).collect())?;
+        }
+        Ok(stored)
+    };
+    threads.feed(pages, open, |page| {
+        let Opened { keys, refused } = page?;
+        sum.refused += refused;
+        window.extend(keys);
+        if window.len() >= WINDOW {
+            sum += store(&mut window)?;
+        }
+        Ok(())
+    })?;
+    sum += store(&mut window)?;
+    Ok(sum)
+}
+
+/// As [`import_room_keys`], into a client's store; `total` entries are expected.
 pub(crate) fn import<P: Send>(
     session: &Session,
     source: KeySource,
@@ -28,14 +72,12 @@ pub(crate) fn import<P: Send>(
     total: Option<usize>,
     report: &mut Report,
 ) -> Result<Imported, ClientError> {
-    let mut sum = Imported::default();
-    Threads::default().feed(pages, open, |page: Result<Opened, ClientError>| {
-        let Opened { keys, refused } = page?;
-        sum.refused += refused;
-        sum += session
+    let mut done = 0;
+    import_room_keys(&Threads::default(), pages, open, |keys| {
+        done += keys.len();
+        let imported = session
             .step(|machine, snapshot, cx| machine.import_room_keys(snapshot, cx, keys, source))?;
-        report(Progress { done: sum.total(), total });
-        Ok::<_, ClientError>(())
-    })?;
-    Ok(sum)
+        report(Progress { done, total });
+        Ok(imported)
+    })
 }

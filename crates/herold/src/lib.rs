@@ -80,6 +80,7 @@ pub use engine::{Engine, EngineError};
 pub use error::ClientError;
 pub use history::SharedHistory;
 pub use http::{HttpOptions, HttpTransport};
+pub use import::{Opened, import_room_keys};
 pub use media::Download;
 pub use progress::{Lengthy, Progress};
 pub use recovery::{Recovery, RecoveryState};
@@ -94,9 +95,9 @@ pub use herold_crypto::{
 pub use herold_machine::{
     Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten, Health,
     HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece,
-    Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport, ToDeviceOutcome,
-    ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction, VerificationView,
-    Workers,
+    RestoredKey, Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport,
+    ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction,
+    VerificationView, Workers,
 };
 pub use herold_store::{
     Changed, MemoryStore, Store, StoreError,
