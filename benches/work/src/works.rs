@@ -49,20 +49,27 @@ pub const WORKS: &[&str] = &[
 ];
 
 /// Works of which one turn is enough: no two calls of the same program differ by much beside what they take.
-pub const LARGE: &[&str] =
-    &["encrypt/3000", "share/10000", "members/50000", "import/100000", "open/100000"];
+pub const LARGE: &[&str] = &[
+    "encrypt/3000",
+    "backlog/10000",
+    "backlog1/10000",
+    "share/10000",
+    "members/50000",
+    "import/100000",
+    "open/100000",
+];
 
 /// How long each is measured in one turn.
 pub(crate) fn effort(work: &str) -> Effort {
     match work {
         "share/1000" | "sync/500" => Effort::Samples { samples: 10, seconds: 2 },
         "decrypt" => Effort::Samples { samples: 10, seconds: 3 },
-        "share/10000" => Effort::Calls(3),
+        "share/10000" => Effort::Calls(2),
         "backlog/10000" | "backlog1/10000" => Effort::Calls(2),
         // The first call is the measured one: the second would find the keys there.
         "import/100000" => Effort::Calls(1),
         // The opponent looks at each member for each message.
-        "members/50000" => Effort::Calls(10),
+        "members/50000" => Effort::Calls(3),
         _ => Effort::Samples { samples: 20, seconds: 2 },
     }
 }
