@@ -1,5 +1,9 @@
 //! Users whose device lists could not be had when a message went out, because their server did not answer. When it is back,
 //! the devices that nobody knew of are given the key from that message on (behaviour 35).
+//!
+//! Which of them there were then cannot be told: one that was made while the server was away is served like the others.
+//! That gives nothing to anybody but the member, whom the message was for, and no more to a server than it could have
+//! taken before by naming a device of its own; the policy on recipients holds for each.
 
 use std::collections::HashSet;
 

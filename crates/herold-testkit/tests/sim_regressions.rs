@@ -161,3 +161,20 @@ fn devices_that_were_not_known_get_what_was_sent_before_they_were() {
     ];
     holds(40102, Profile::Faulty, &actions);
 }
+
+/// A device that logs in while its server is out of the sender's reach cannot be told from those that were there before:
+/// the model was wrong, not the machine.
+#[test]
+fn seed_200128_a_device_made_while_its_server_was_away_is_served_like_the_others() {
+    let actions = [
+        LosePower(18),
+        Send(8, 36),
+        FarServer(false),
+        Pass(501),
+        Pump(38),
+        Pump(38),
+        Pump(8),
+        LogIn(11, true),
+    ];
+    holds(200128, Profile::Faulty, &actions);
+}

@@ -105,7 +105,8 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
             continue;
         };
         let (room, body, sender) = (message.room.clone(), message.body.clone(), message.device);
-        let (may, must) = (readers.may.clone(), readers.must.clone());
+        let (may, must, unseen) =
+            (readers.may.clone(), readers.must.clone(), readers.unseen.clone());
         let since = readers.position..=sim.world.server.position();
         for device in 0..sim.world.devices.len() {
             let there = if may.contains(&device) {
@@ -120,7 +121,9 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
             {
                 return Err(format!("device {device} shows {body:?} as {other:?}"));
             }
-            if clear && !may.contains(&device) {
+            let is_unseen = unseen.contains(sim.world.devices[device].user_id.as_str())
+                && !sim.states[sender].ever_blocked.contains(&device);
+            if clear && !may.contains(&device) && !is_unseen {
                 return Err(format!(
                     "device {device} reads {body:?} of {sender}, which it may not"
                 ));

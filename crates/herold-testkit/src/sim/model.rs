@@ -33,6 +33,9 @@ pub(super) struct Readers {
     pub(super) position: u64,
     pub(super) may: BTreeSet<usize>,
     pub(super) must: BTreeSet<usize>,
+    /// Users who were to read along and whose server did not answer. Nobody can tell which of their devices there were:
+    /// each that the server names once it is back may read.
+    pub(super) unseen: BTreeSet<String>,
 }
 
 /// What the model asks about one device, at the moment a message is encrypted.

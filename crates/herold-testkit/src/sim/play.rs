@@ -356,8 +356,12 @@ impl Sim {
     }
 
     fn is_unreachable(&self, user: &str) -> bool {
-        self.villains.has_swapped(user)
-            || self.unreachable.get(user).is_some_and(|until| self.world.clock.millis() < *until)
+        self.villains.has_swapped(user) || self.is_out_of_reach(user)
+    }
+
+    /// The user's server does not answer, or has not for a while.
+    fn is_out_of_reach(&self, user: &str) -> bool {
+        self.unreachable.get(user).is_some_and(|until| self.world.clock.millis() < *until)
     }
 
     fn may_act(&self, device: usize) -> bool {
@@ -509,8 +513,12 @@ impl Sim {
 
     /// Who may, and who must be able to, read what was encrypted.
     fn readers(&self, encrypted: &Encrypted, room: &OwnedRoomId) -> Readers {
-        let mut readers =
-            Readers { position: encrypted.position, may: BTreeSet::new(), must: BTreeSet::new() };
+        let mut readers = Readers {
+            position: encrypted.position,
+            may: BTreeSet::new(),
+            must: BTreeSet::new(),
+            unseen: BTreeSet::new(),
+        };
         for (number, state) in self.states.iter().enumerate() {
             let user = self.world.devices[number].user_id.as_str();
             // Of the devices of users who have not joined nobody is told when they change.
@@ -532,6 +540,9 @@ impl Sim {
             };
             if candidate.may() {
                 readers.may.insert(number);
+            }
+            if candidate.reads_along.0 && self.is_out_of_reach(user) {
+                readers.unseen.insert(user.to_owned());
             }
             if candidate.must() {
                 readers.must.insert(number);
