@@ -18,7 +18,7 @@ use herold_store::{
         TimelineKey, TimelineRecord, WaitingKey, WaitingRecord, WithheldRecord,
     },
 };
-use herold_trust::Timestamp;
+use herold_trust::{Lifetimes, Policy, Timestamp};
 use ruma::{OwnedRoomId, RoomId};
 
 use crate::{MachineError, history, hot::Hot, room_keys, txn::Txn};
@@ -26,22 +26,14 @@ use crate::{MachineError, history, hot::Hot, room_keys, txn::Txn};
 /// As many rows are looked at in one step.
 const ROWS: usize = 1000;
 
-/// What is to be forgotten. By default nothing.
+/// What is to be forgotten: by default what the policy says. The policy's [`Policy::lifetimes`] hold beside these,
+/// and the shorter counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// In this room alone; in all if there is none.
+    /// In this room alone; in all if there is none. Olm sessions belong to no room.
     pub room_id: Option<OwnedRoomId>,
-    /// Room keys received longer ago than this. Events that were decrypted stay readable; others under these keys do not
-    /// become so any more, unless a backup has the keys.
-    pub room_keys: Option<Duration>,
-    /// Events whose server says that they are older than this, with their content.
-    pub events: Option<Duration>,
-    /// Room keys received longer ago than this are moved on behind the last message that they have decrypted, where no
-    /// event waits for them: who gets at the store later cannot decrypt recorded ciphertexts of those messages.
-    pub ratchet_forward: Option<Duration>,
-    /// Olm sessions that no message has come by for longer than this; the newest with each device stays. They belong to no
-    /// room: not with `room_id`.
-    pub olm_sessions: Option<Duration>,
+    /// For how long things are kept.
+    pub lifetimes: Lifetimes,
 }
 
 /// How much was forgotten, or would be.
@@ -105,29 +97,31 @@ pub(crate) struct Plan {
 pub(crate) fn plan(
     snapshot: &dyn Snapshot,
     now: Timestamp,
+    policy: &Policy,
     retention: &Retention,
     cursor: Option<&RetentionCursor>,
 ) -> Result<Plan, MachineError> {
     let mut plan = Plan::default();
+    let lifetimes = retention.lifetimes.shortest(policy.lifetimes);
     let stage = cursor.map_or(Stage::RoomKeys, |cursor| cursor.stage);
     let after = cursor.and_then(|cursor| cursor.after.as_deref());
     let prefix = retention.room_id.as_deref().map(EventKey::of).unwrap_or_default();
     let (last, following) = match stage {
         Stage::RoomKeys => {
-            let wanted = retention.room_keys.is_some() || retention.ratchet_forward.is_some();
+            let wanted = lifetimes.room_keys.is_some() || lifetimes.ratchet_forward.is_some();
             let rows = rows::<InboundSessionRecord>(snapshot, &prefix, after, wanted)?;
             let last = rows.1;
             for (key, record) in rows.0 {
-                look_at_key(snapshot, now, retention, key, record, &mut plan)?;
+                look_at_key(snapshot, now, lifetimes, key, record, &mut plan)?;
             }
             (last, Some(Stage::Events))
         }
         Stage::Events => {
-            let rows = rows::<EventRecord>(snapshot, &prefix, after, retention.events.is_some())?;
+            let rows = rows::<EventRecord>(snapshot, &prefix, after, lifetimes.events.is_some())?;
             let last = rows.1;
             for (key, record) in rows.0 {
                 let sent_at = Timestamp::from_millis(record.origin_server_ts);
-                if is_older(now, sent_at, retention.events) {
+                if is_older(now, sent_at, lifetimes.events) {
                     plan.forgotten.events += 1;
                     plan.acts.push(Act::ForgetEvent(key, Box::new(record)));
                 }
@@ -135,11 +129,11 @@ pub(crate) fn plan(
             (last, Some(Stage::OlmSessions))
         }
         Stage::OlmSessions => {
-            let wanted = retention.olm_sessions.is_some() && retention.room_id.is_none();
+            let wanted = lifetimes.olm_sessions.is_some() && retention.room_id.is_none();
             let rows = rows::<OlmSessionRecord>(snapshot, &[], after, wanted)?;
             let last = rows.1;
             for (key, record) in rows.0 {
-                look_at_olm(snapshot, now, retention, key, &record, &mut plan)?;
+                look_at_olm(snapshot, now, lifetimes, key, &record, &mut plan)?;
             }
             (last, None)
         }
@@ -179,7 +173,7 @@ fn is_older(now: Timestamp, then: Timestamp, age: Option<Duration>) -> bool {
 fn look_at_key(
     snapshot: &dyn Snapshot,
     now: Timestamp,
-    retention: &Retention,
+    lifetimes: Lifetimes,
     key: InboundSessionKey,
     record: InboundSessionRecord,
     plan: &mut Plan,
@@ -189,7 +183,7 @@ fn look_at_key(
     if outbound.is_some_and(|outbound| outbound.session_id == key.session_id) {
         return Ok(()); // in use
     }
-    if is_older(now, record.received_at, retention.room_keys) {
+    if is_older(now, record.received_at, lifetimes.room_keys) {
         if snapshot.contains::<BackupDueRecord>(&key)? {
             plan.forgotten.kept_for_backup += 1;
         } else {
@@ -198,7 +192,7 @@ fn look_at_key(
         }
         return Ok(());
     }
-    if !is_older(now, record.received_at, retention.ratchet_forward) {
+    if !is_older(now, record.received_at, lifetimes.ratchet_forward) {
         return Ok(());
     }
     let used = snapshot.list_back::<MegolmIndexRecord>(
@@ -229,12 +223,12 @@ fn look_at_key(
 fn look_at_olm(
     snapshot: &dyn Snapshot,
     now: Timestamp,
-    retention: &Retention,
+    lifetimes: Lifetimes,
     key: OlmSessionKey,
     record: &OlmSessionRecord,
     plan: &mut Plan,
 ) -> Result<(), MachineError> {
-    if !is_older(now, record.last_received_at, retention.olm_sessions) {
+    if !is_older(now, record.last_received_at, lifetimes.olm_sessions) {
         return Ok(());
     }
     let others =

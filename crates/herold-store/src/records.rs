@@ -451,22 +451,24 @@ pub struct PolicyRecord {
 
 impl Record for PolicyRecord {
     const TABLE: Table = Table::Policy;
-    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history.
-    const VERSION: u8 = 3;
+    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history, version 3 no
+    /// [`Policy::lifetimes`].
+    const VERSION: u8 = 4;
     type Key = Only;
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let Policy { untrusted_grace, share_history, accept_history, lifetimes, .. } =
+            Policy::default();
         match bytes.split_first() {
             Some((1, body)) => {
-                let policy = Policy::default();
-                let rest = (policy.untrusted_grace, policy.share_history, policy.accept_history);
+                let rest = (untrusted_grace, share_history, accept_history, lifetimes);
                 decode_body(&with_rest(body, &rest))
             }
             Some((2, body)) => {
-                let policy = Policy::default();
-                decode_body(&with_rest(body, &(policy.share_history, policy.accept_history)))
+                decode_body(&with_rest(body, &(share_history, accept_history, lifetimes)))
             }
-            Some((3, body)) => decode_body(body),
+            Some((3, body)) => decode_body(&with_rest(body, &lifetimes)),
+            Some((4, body)) => decode_body(body),
             _ => Err(StoreError::Corrupt("a policy of an unknown version".to_owned())),
         }
     }

@@ -12,6 +12,7 @@ use herold_store::{
     records::{InboundSessionRecord, OlmSessionRecord},
 };
 use herold_testkit::{World, open_policy};
+use herold_trust::{Lifetimes, Policy};
 use serde_json::json;
 use std::time::Duration;
 
@@ -29,6 +30,32 @@ fn talk(seed: u64) -> (World, usize, usize, OwnedRoomId) {
     let rotation = json!({ "rotation_period_msgs": 1 });
     let room = world.make_room_with(&[alice, bob], rotation, "shared");
     (world, alice, bob, room)
+}
+
+fn lasting(lifetimes: Lifetimes) -> Retention {
+    Retention { room_id: None, lifetimes }
+}
+
+#[test]
+fn what_the_policy_wants_gone_goes_whatever_the_app_asks_for() {
+    let mut world = World::new(8);
+    let lifetimes = Lifetimes { room_keys: Some(days(30)), ..Lifetimes::default() };
+    let alice = world.add_device_with("alice", open_policy());
+    let bob = world.add_device_with("bob", Policy { lifetimes, ..open_policy() });
+    let rotation = json!({ "rotation_period_msgs": 1 });
+    let room = world.make_room_with(&[alice, bob], rotation, "shared");
+    world.send(alice, &room, "old");
+    world.clock.advance(days(31));
+    assert_eq!(apply(&mut world, alice, &Retention::default()), Forgotten::default());
+    assert_eq!(preview(&mut world, bob, &Retention::default()).room_keys, 1);
+    // A longer time does not count, a shorter one does.
+    let keep = lasting(Lifetimes { room_keys: Some(days(300)), ..Lifetimes::default() });
+    assert_eq!(apply(&mut world, bob, &keep).room_keys, 1);
+    world.send(alice, &room, "new");
+    world.clock.advance(days(2));
+    let hurry = lasting(Lifetimes { room_keys: Some(days(1)), ..Lifetimes::default() });
+    assert_eq!(apply(&mut world, bob, &hurry).room_keys, 1);
+    clean(&world);
 }
 
 fn preview(world: &mut World, device: usize, retention: &Retention) -> Forgotten {
@@ -92,7 +119,7 @@ fn old_room_keys_go_and_what_they_have_decrypted_stays() {
     let new = world.send(alice, &room, "new");
     assert_eq!(world.text(bob, &room, &new).as_deref(), Ok("new"));
     assert_eq!(keys(&world, bob), 4);
-    let retention = Retention { room_keys: Some(days(30)), ..Retention::default() };
+    let retention = lasting(Lifetimes { room_keys: Some(days(30)), ..Lifetimes::default() });
     let planned = preview(&mut world, bob, &retention);
     assert_eq!(planned, Forgotten { room_keys: 3, ..Forgotten::default() });
     assert_eq!(keys(&world, bob), 4, "looking changes nothing");
@@ -119,10 +146,12 @@ fn nothing_is_forgotten_by_default_and_one_room_alone_if_it_is_named() {
     assert_eq!(rows(&world, bob), before);
     let retention = Retention {
         room_id: Some(room.clone()),
-        room_keys: Some(days(1)),
-        events: Some(days(1)),
-        olm_sessions: Some(days(1)),
-        ..Retention::default()
+        lifetimes: Lifetimes {
+            room_keys: Some(days(1)),
+            events: Some(days(1)),
+            olm_sessions: Some(days(1)),
+            ..Lifetimes::default()
+        },
     };
     let forgotten = apply(&mut world, bob, &retention);
     assert_eq!((forgotten.room_keys, forgotten.olm_sessions), (1, 0));
@@ -137,7 +166,7 @@ fn old_events_go_with_their_content_and_the_timeline_goes_on() {
     world.send(alice, &room, "a canary of old");
     world.clock.advance(days(40));
     world.send(alice, &room, "of today");
-    let retention = Retention { events: Some(days(30)), ..Retention::default() };
+    let retention = lasting(Lifetimes { events: Some(days(30)), ..Lifetimes::default() });
     let image = |world: &World| world.devices[bob].disk.image();
     assert!(contains_text(&image(&world), "a canary of old"));
     let planned = preview(&mut world, bob, &retention);
@@ -162,7 +191,7 @@ fn a_key_that_was_moved_on_does_not_decrypt_what_it_has_decrypted_and_decrypts_w
     let sent: Vec<OwnedEventId> =
         (0..3).map(|n| world.send(alice, &room, &format!("{n}"))).collect();
     world.clock.advance(days(2));
-    let retention = Retention { ratchet_forward: Some(days(1)), ..Retention::default() };
+    let retention = lasting(Lifetimes { ratchet_forward: Some(days(1)), ..Lifetimes::default() });
     let planned = preview(&mut world, bob, &retention);
     assert_eq!(planned, Forgotten { ratcheted: 1, ..Forgotten::default() });
     assert_eq!(apply(&mut world, bob, &retention), planned);
@@ -241,7 +270,7 @@ fn olm_sessions_out_of_use_go_and_the_newest_stays() {
     let before = sessions(&world);
     assert!(before >= 1);
     world.clock.advance(days(100));
-    let retention = Retention { olm_sessions: Some(days(90)), ..Retention::default() };
+    let retention = lasting(Lifetimes { olm_sessions: Some(days(90)), ..Lifetimes::default() });
     let gone = apply(&mut world, bob, &retention).olm_sessions;
     assert_eq!(sessions(&world) as u64, before as u64 - gone);
     assert!(sessions(&world) >= 1);

@@ -48,7 +48,8 @@ pub use own_identity::{
     is_signed_by_own_user, own_master_object, sign_device, sign_user,
 };
 pub use policy::{
-    DecryptTrust, Policy, PolicyDenied, PolicyFloor, Recipients, WithheldCode, may_receive,
+    DecryptTrust, Lifetimes, Policy, PolicyDenied, PolicyFloor, Recipients, WithheldCode,
+    may_receive,
 };
 pub use rotation::{
     EncryptionSettings, MAX_ROTATION, MAX_ROTATION_MESSAGES, MEGOLM, MIN_ROTATION, OLM, is_expired,

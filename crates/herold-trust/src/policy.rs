@@ -92,6 +92,37 @@ impl Default for PolicyFloor {
     }
 }
 
+/// For how long a device keeps things. `None` is for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lifetimes {
+    /// Room keys, from when they were received. Events that were decrypted stay readable; others under these keys do not
+    /// become so any more, unless a backup has the keys.
+    pub room_keys: Option<Duration>,
+    /// Events with their content, from when their server says they were sent.
+    pub events: Option<Duration>,
+    /// What a room key can decrypt again, from when it was received: it is moved on behind the last message that it has
+    /// decrypted, where no event waits for it. Who gets at the store later cannot decrypt recorded ciphertexts of
+    /// those messages.
+    pub ratchet_forward: Option<Duration>,
+    /// Olm sessions, from when a message last came by them; the newest with each device stays.
+    pub olm_sessions: Option<Duration>,
+}
+
+impl Lifetimes {
+    /// The shorter of each.
+    #[must_use]
+    pub fn shortest(self, other: Self) -> Self {
+        let shorter = |one: Option<Duration>, other| [one, other].into_iter().flatten().min();
+        Self {
+            room_keys: shorter(self.room_keys, other.room_keys),
+            events: shorter(self.events, other.events),
+            ratchet_forward: shorter(self.ratchet_forward, other.ratchet_forward),
+            olm_sessions: shorter(self.olm_sessions, other.olm_sessions),
+        }
+    }
+}
+
 /// What a deployment allows. In a self-describing format a missing field has its default, and an
 /// unknown one is an error: a misspelt rule must not be a rule that silently does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +150,9 @@ pub struct Policy {
     pub share_history: bool,
     /// Whether room keys of a room's past are taken from whoever has invited this user (MSC4268). Default: `true`.
     pub accept_history: bool,
+    /// For how long things are kept at most, whatever the app asks for. What is older goes when the app next has it
+    /// cleaned up. Default: for ever.
+    pub lifetimes: Lifetimes,
 }
 
 impl Default for Policy {
@@ -134,6 +168,7 @@ impl Default for Policy {
             untrusted_grace: Duration::from_hours(7 * 24),
             share_history: true,
             accept_history: true,
+            lifetimes: Lifetimes::default(),
         }
     }
 }

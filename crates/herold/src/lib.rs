@@ -108,9 +108,9 @@ pub use herold_store::{
 };
 pub use herold_store_sqlite::{PassphraseCost, RollbackGuard, SqliteStore, StoreKey, StoreOptions};
 pub use herold_trust::{
-    CancelCode, DecryptTrust, Device, Emoji, EncryptionSettings, Identity, IdentityState, Methods,
-    Policy, PolicyDenied, PolicyFloor, Recipients, Shield, ShieldReason, ShortAuthString,
-    Timestamp, VerificationState, VerifiedKey,
+    CancelCode, DecryptTrust, Device, Emoji, EncryptionSettings, Identity, IdentityState,
+    Lifetimes, Methods, Policy, PolicyDenied, PolicyFloor, Recipients, Shield, ShieldReason,
+    ShortAuthString, Timestamp, VerificationState, VerifiedKey,
 };
 pub use ruma::{
     DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId,

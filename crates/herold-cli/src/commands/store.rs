@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use herold::{ClientBuilder, Retention};
+use herold::{ClientBuilder, Lifetimes, Retention};
 use serde_json::json;
 
 use super::{Freshness, Setting};
@@ -24,10 +24,12 @@ async fn clean(setting: &Setting, args: Clean) -> Result<(), Failure> {
     let days = |days: Option<u16>| days.map(|days| Duration::from_hours(24 * u64::from(days)));
     let retention = Retention {
         room_id: args.room,
-        room_keys: days(args.keys_older_than),
-        events: days(args.messages_older_than),
-        ratchet_forward: days(args.keys_forward_after),
-        olm_sessions: days(args.sessions_unused_for),
+        lifetimes: Lifetimes {
+            room_keys: days(args.keys_older_than),
+            events: days(args.messages_older_than),
+            ratchet_forward: days(args.keys_forward_after),
+            olm_sessions: days(args.sessions_unused_for),
+        },
     };
     setting
         .with_client(Freshness::Stored, async |client| {

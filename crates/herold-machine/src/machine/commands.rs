@@ -81,7 +81,7 @@ impl Machine {
         retention: &Retention,
         cursor: Option<&RetentionCursor>,
     ) -> Result<Step<Pending, (Forgotten, Option<RetentionCursor>)>, MachineError> {
-        let plan = retention::plan(snapshot, cx.now, retention, cursor)?;
+        let plan = retention::plan(snapshot, cx.now, &self.policy, retention, cursor)?;
         let mut txn = self.begin(snapshot, cx);
         let reply = retention::carry_out(&mut txn, &mut self.hot, plan)?;
         self.end(txn, reply)

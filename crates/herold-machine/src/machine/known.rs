@@ -58,7 +58,7 @@ impl Machine {
         retention: &Retention,
         cursor: Option<&RetentionCursor>,
     ) -> Result<(Forgotten, Option<RetentionCursor>), MachineError> {
-        let plan = retention::plan(snapshot, now, retention, cursor)?;
+        let plan = retention::plan(snapshot, now, &self.policy, retention, cursor)?;
         Ok((plan.forgotten, plan.next))
     }
 
