@@ -24,7 +24,7 @@ use subtle::ConstantTimeEq;
 use vodozemac::{Curve25519PublicKey, Curve25519SecretKey};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::entropy::Entropy;
+use crate::entropy::{Entropy, secret_bytes};
 use crate::identity::{KeyError, curve25519_from_base64};
 use crate::record::{self, RecordError};
 use crate::secret::{SecretBytes, SecretString};
@@ -106,8 +106,7 @@ impl BackupPublicKey {
         session: &SessionData,
         entropy: &mut dyn Entropy,
     ) -> EncryptedSessionData<'static> {
-        let mut seed = Zeroizing::new([0; 32]);
-        entropy.fill(&mut *seed);
+        let seed = secret_bytes(entropy);
         let ephemeral = Curve25519SecretKey::from_slice(&seed);
         // `None` only for keys of small order, of which no value of this type exists. The keys are
         // all zero then, and so nothing may be written under them.
@@ -152,9 +151,7 @@ pub struct BackupDecryptionKey(Curve25519SecretKey);
 impl BackupDecryptionKey {
     /// A new key from 32 random bytes.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        let mut seed = Zeroizing::new([0; 32]);
-        entropy.fill(&mut *seed);
-        Self(Curve25519SecretKey::from_slice(&seed))
+        Self(Curve25519SecretKey::from_slice(&secret_bytes(entropy)))
     }
 
     /// Takes the key out of a secret: unpadded base64, padding tolerated. Any 32 bytes are a key;

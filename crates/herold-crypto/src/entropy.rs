@@ -17,6 +17,13 @@ pub trait Entropy {
     fn fill(&mut self, out: &mut [u8]);
 }
 
+/// Thirty-two fresh bytes for a key.
+pub(crate) fn secret_bytes(entropy: &mut dyn Entropy) -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    entropy.fill(&mut *bytes);
+    bytes
+}
+
 /// Repeatable bytes for tests and simulations. **Never in production**: whoever knows the 64-bit
 /// seed knows every key drawn from it.
 ///

@@ -19,7 +19,7 @@ use vodozemac::{Curve25519PublicKey, Curve25519SecretKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::canonical::{CanonicalJsonError, canonical_json};
-use crate::entropy::Entropy;
+use crate::entropy::{Entropy, secret_bytes};
 use crate::identity::{KeyError, is_low_order_curve25519};
 use crate::record::{self, RecordError};
 use crate::secret::SecretBytes;
@@ -33,9 +33,7 @@ pub struct SasKeyPair(Curve25519SecretKey);
 impl SasKeyPair {
     /// A new pair from 32 random bytes.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        let mut seed = Zeroizing::new([0; 32]);
-        entropy.fill(&mut *seed);
-        Self(Curve25519SecretKey::from_slice(&seed))
+        Self(Curve25519SecretKey::from_slice(&secret_bytes(entropy)))
     }
 
     /// The public half, for `m.key.verification.key`.

@@ -10,7 +10,7 @@ use vodozemac::{Ed25519SecretKey, Ed25519Signature};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::canonical::{self, CanonicalJsonError};
-use crate::entropy::Entropy;
+use crate::entropy::{Entropy, secret_bytes};
 use crate::identity::{Ed25519PublicKey, KeyError};
 use crate::record::{self, RecordError};
 use crate::secret::{SecretBytes, SecretString};
@@ -26,9 +26,7 @@ pub struct SigningKey(Ed25519SecretKey);
 impl SigningKey {
     /// A new key from 32 random bytes.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        let mut seed = Zeroizing::new([0; 32]);
-        entropy.fill(&mut *seed);
-        Self(Ed25519SecretKey::from_slice(&seed))
+        Self(Ed25519SecretKey::from_slice(&secret_bytes(entropy)))
     }
 
     /// Takes the key out of a secret: unpadded base64 of its 32 bytes, padding tolerated.

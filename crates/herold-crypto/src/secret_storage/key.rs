@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::entropy::Entropy;
+use crate::entropy::{Entropy, secret_bytes};
 use crate::identity::KeyError;
 use crate::record::{self, RecordError};
 use crate::secret::{SecretBytes, SecretString};
@@ -43,9 +43,7 @@ pub struct StorageKey(Zeroizing<[u8; 32]>);
 impl StorageKey {
     /// A new random key.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        let mut key = Zeroizing::new([0; 32]);
-        entropy.fill(&mut *key);
-        Self(key)
+        Self(secret_bytes(entropy))
     }
 
     /// Reads the text form; white space is ignored.
