@@ -92,6 +92,21 @@ pub fn js() -> Result<Vec<PathBuf>> {
     Ok(vec![node, peer])
 }
 
+/// The command that starts the matrix-rust-sdk peer, built first: a quarter of an hour the first time, and so only for who
+/// asks for it.
+///
+/// # Errors
+///
+/// It does not build.
+pub fn sdk() -> Result<Vec<PathBuf>> {
+    let target = cache()?.join("sdk-peer");
+    let mut build = cargo::cargo();
+    build.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]);
+    build.arg(foreign().join("sdk/Cargo.toml")).arg("--target-dir").arg(&target);
+    cargo::run(&mut build)?;
+    Ok(vec![target.join("release/sdk-peer")])
+}
+
 /// A virtual environment with what `foreign/NAME/requirements.txt` asks for.
 fn python(name: &str) -> Result<PathBuf> {
     let requirements = foreign().join(name).join("requirements.txt");

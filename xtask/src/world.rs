@@ -19,7 +19,7 @@ pub const OURS: &str = "herold";
 /// A client that can be started as a peer.
 #[derive(Debug, Clone)]
 pub struct Implementation {
-    /// `herold`, `js` or `nio`.
+    /// `herold`, `js`, `nio` or `sdk`.
     pub name: &'static str,
     /// Program and arguments.
     pub command: Vec<PathBuf>,

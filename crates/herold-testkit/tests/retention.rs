@@ -53,6 +53,15 @@ fn what_the_policy_wants_gone_goes_whatever_the_app_asks_for() {
     assert_eq!(apply(&mut world, bob, &keep).room_keys, 1);
     world.send(alice, &room, "new");
     world.clock.advance(days(2));
+    // A deployment that has become stricter reaches those who were there before.
+    let stricter = Policy { lifetimes, ..open_policy() };
+    world
+        .command(alice, |engine| {
+            engine.step(|machine, snapshot, cx| machine.raise_floor(snapshot, cx, &stricter))
+        })
+        .expect("the policy is raised");
+    let found = world.command(alice, |engine| Ok(engine.machine().policy().lifetimes));
+    assert_eq!(found, Some(lifetimes));
     let hurry = lasting(Lifetimes { room_keys: Some(days(1)), ..Lifetimes::default() });
     assert_eq!(apply(&mut world, bob, &hurry).room_keys, 1);
     clean(&world);
