@@ -8,7 +8,7 @@ use herold_crypto::{Ed25519PublicKey, SecretString, SigningKey};
 use herold_store::{
     Snapshot, SnapshotExt as _, StoreError,
     records::{
-        DeviceKey, DeviceRecord, IdentityRecord, NameKey, Only, PendingIdentityRecord,
+        CounterRecord, DeviceKey, DeviceRecord, IdentityRecord, NameKey, Only, PendingIdentityRecord,
         SecretRecord, SequenceKey, SignatureRecord, TrackedUserRecord, UserKey,
         VerifiedIdentityRecord,
     },
@@ -27,6 +27,10 @@ use crate::{
 
 /// The counter of signatures to be uploaded, and the back-off record of their upload.
 pub(crate) const SIGNATURES: &str = "keys/signatures/upload";
+/// As many signatures are uploaded at once.
+const SIGNATURES_PER_UPLOAD: usize = 50;
+/// A longer error code is not passed on.
+const MAX_ERRCODE: usize = 255;
 
 /// The name of a private key in secret storage.
 pub(crate) const fn secret_name(usage: KeyUsage) -> &'static str {
@@ -223,11 +227,13 @@ pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
     let key = UserKey { user_id: own.user_id.clone() };
     let now = txn.cx.now;
     let verified = VerifiedIdentityRecord { master: parsed.master(), verified_at: now };
-    let record = match txn.load::<IdentityRecord>(&key)? {
+    let before: Option<IdentityRecord> = txn.load(&key)?;
+    let record = match before.clone() {
         Some(known) => IdentityRecord { identity: known.identity.update(parsed), ..known },
         None => IdentityRecord { identity: Identity::pin(parsed), first_seen: now },
     };
     txn.put(&key, &record);
+    devices::tell_identity(txn, before.as_ref().map(|known| &known.identity), &record.identity)?;
     txn.put(&key, &verified);
     let keys = pending_keys(&pending)?;
     for (key, usage) in
@@ -311,10 +317,12 @@ pub(crate) fn sign_user(
         return Ok(false);
     };
     put_signature(txn, user_id, &master.to_base64(), &object)?;
+    let before = theirs.identity.clone();
     // A homeserver that never shows the signature can keep this identity from being shown as verified. It cannot have
     // another one take its place as that of somebody who never was (attack N34).
     theirs.identity.note_verified(master);
     txn.put(&place, &theirs);
+    devices::tell_identity(txn, Some(&before), &theirs.identity)?;
     txn.next_number(devices::GENERATION)?;
     Ok(true)
 }
@@ -391,6 +399,7 @@ pub(crate) fn evaluate_all(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
         record.identity.evaluate(anchor.as_ref());
         if record.identity != before {
             txn.put(&key, &record);
+            devices::tell_identity(txn, Some(&before), &record.identity)?;
         }
     }
     txn.next_number(devices::GENERATION)?;
@@ -438,6 +447,12 @@ pub(crate) fn handle_signatures(
         return Ok(());
     }
     txn.answered(SIGNATURES)?;
+    let accepted = answer.success().is_some();
+    set_batch_size(txn, sent.len(), accepted)?;
+    if !accepted && sent.len() > 1 {
+        // One that it cannot do with must not cost the others: they are tried in smaller lots.
+        return Ok(());
+    }
     let body: Body =
         answer.success().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
     for (sequence, record) in sent {
@@ -447,20 +462,64 @@ pub(crate) fn handle_signatures(
             continue;
         }
         txn.delete::<SignatureRecord>(&key);
-        let failed = body.failures.get(record.user_id.as_str()).is_some_and(|failures| {
-            crate::wire::parse::<RawMap>(failures)
-                .is_none_or(|failures| failures.contains_key(&record.name))
-        });
-        if failed || answer.success().is_none() {
+        let refused = if accepted { failure(&body.failures, record) } else { Some(answer.errcode()) };
+        if let Some(errcode) = refused {
             txn.notice(Notice::SignatureRefused {
                 user_id: record.user_id.clone(),
                 name: record.name.clone(),
+                errcode,
             })?;
             continue;
         }
         let user = UserKey { user_id: record.user_id.clone() };
         if let Some(tracked) = txn.load::<TrackedUserRecord>(&user)? {
             devices::mark_outdated(txn, &user, tracked)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the homeserver says is wrong with a signature, by the Matrix error code; `None` if nothing is.
+fn failure(failures: &RawMap, record: &SignatureRecord) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Failure {
+        errcode: String,
+    }
+    let of_user = failures.get(record.user_id.as_str())?;
+    let unknown = || "M_UNKNOWN".to_owned();
+    let Some(of_user) = crate::wire::parse::<RawMap>(of_user) else { return Some(unknown()) };
+    let failure = of_user.get(&record.name)?;
+    let errcode = crate::wire::parse::<Failure>(failure).map(|failure| failure.errcode);
+    Some(errcode.filter(|errcode| errcode.len() <= MAX_ERRCODE).unwrap_or_else(unknown))
+}
+
+/// As many signatures are uploaded at once as the homeserver has not refused lately.
+pub(crate) fn batch_size(snapshot: &dyn Snapshot) -> Result<usize, MachineError> {
+    let size: Option<CounterRecord> = snapshot.load(&batch_size_key())?;
+    let size = size.and_then(|size| usize::try_from(size.next).ok());
+    Ok(size.unwrap_or(SIGNATURES_PER_UPLOAD).clamp(1, SIGNATURES_PER_UPLOAD))
+}
+
+fn batch_size_key() -> NameKey {
+    NameKey { name: format!("{SIGNATURES}/size") }
+}
+
+/// Halves the next uploads after a refusal, and doubles them after a success.
+fn set_batch_size(
+    txn: &mut Txn<'_, '_>,
+    sent: usize,
+    accepted: bool,
+) -> Result<(), MachineError> {
+    let key = batch_size_key();
+    let known: Option<CounterRecord> = txn.load(&key)?;
+    if !accepted && sent > 1 {
+        txn.put(&key, &CounterRecord { next: u64::try_from(sent / 2).unwrap_or(1) });
+    } else if let Some(known) = known {
+        let next = known.next.saturating_mul(2);
+        if usize::try_from(next).is_ok_and(|next| next < SIGNATURES_PER_UPLOAD) {
+            txn.put(&key, &CounterRecord { next });
+        } else {
+            txn.delete::<CounterRecord>(&key);
         }
     }
     Ok(())

@@ -144,7 +144,11 @@ impl SecretStorage {
         data: &AccountData,
         name: &str,
     ) -> Result<Option<SecretString>, ClientError> {
-        let Some(content) = data.get(name) else { return Ok(None) };
+        // Without that, it is how it is taken away.
+        let Some(content) = data.get(name).filter(|content| content.get("encrypted").is_some())
+        else {
+            return Ok(None);
+        };
         let Some(secret) = EncryptedSecret::from_account_data(content, &self.key_id)? else {
             return Ok(None);
         };
