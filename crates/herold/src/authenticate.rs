@@ -42,7 +42,7 @@ impl From<AuthenticationAnswer> for Authentication {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AuthenticationStage {
-    /// `m.login.password`: [`AuthenticationChallenge::password`].
+    /// `m.login.password`: [`AuthenticationAnswer::password`].
     Password,
     /// `m.login.sso`: the user logs in on a page.
     Sso,
@@ -73,7 +73,9 @@ impl AuthenticationStage {
         }
     }
 
-    fn parse(name: &str) -> Self {
+    /// The stage with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Self {
         let known =
             [Self::Password, Self::Sso, Self::OAuth, Self::CrossSigningReset, Self::Terms, Self::Dummy];
         known
@@ -92,7 +94,8 @@ pub struct AuthenticationChallenge {
     pub completed: Vec<AuthenticationStage>,
     /// The Matrix error code if the last answer was refused.
     pub refused: Option<String>,
-    session: Option<String>,
+    /// What the answers belong to.
+    pub session: Option<String>,
     params: Map<String, Value>,
     homeserver: String,
 }
@@ -116,7 +119,7 @@ impl AuthenticationChallenge {
     }
 
     /// The page on which the user can answer a stage: of the account's own for [`AuthenticationStage::OAuth`], else the homeserver's
-    /// fallback. Open it in a browser, then call again with [`AuthenticationChallenge::page_visited`]. `None` if
+    /// fallback. Open it in a browser, then call again with [`AuthenticationAnswer::page_visited`]. `None` if
     /// there is none, or none over HTTPS where the homeserver is.
     #[must_use]
     pub fn page(&self, stage: &AuthenticationStage) -> Option<String> {
@@ -135,32 +138,6 @@ impl AuthenticationChallenge {
                 percent_encode(self.session.as_ref()?),
             )),
         }
-    }
-
-    /// The user has been on the page of a stage.
-    #[must_use]
-    pub fn page_visited(&self, stage: &AuthenticationStage) -> AuthenticationAnswer {
-        self.answered(stage, Shown::Page)
-    }
-
-    /// Answers [`AuthenticationStage::Password`], as one stage of several.
-    #[must_use]
-    pub fn password(&self, password: SecretString) -> AuthenticationAnswer {
-        self.answered(&AuthenticationStage::Password, Shown::Password(password))
-    }
-
-    /// Answers a stage with fields that the app knows; `type` and `session` are added.
-    #[must_use]
-    pub fn fields(
-        &self,
-        stage: &AuthenticationStage,
-        fields: Map<String, Value>,
-    ) -> AuthenticationAnswer {
-        self.answered(stage, Shown::Fields(fields))
-    }
-
-    fn answered(&self, stage: &AuthenticationStage, shown: Shown) -> AuthenticationAnswer {
-        AuthenticationAnswer { stage: stage.clone(), session: self.session.clone(), shown }
     }
 
     fn parse(session: &Session, response: &TransportResponse) -> Option<Self> {
@@ -214,6 +191,28 @@ enum Shown {
 }
 
 impl AuthenticationAnswer {
+    /// The user has been on the page of a stage. `session` is that of the challenge, here as below.
+    #[must_use]
+    pub fn page_visited(stage: &AuthenticationStage, session: Option<String>) -> Self {
+        Self { stage: stage.clone(), session, shown: Shown::Page }
+    }
+
+    /// Answers [`AuthenticationStage::Password`], as one stage of several.
+    #[must_use]
+    pub fn password(password: SecretString, session: Option<String>) -> Self {
+        Self { stage: AuthenticationStage::Password, session, shown: Shown::Password(password) }
+    }
+
+    /// Answers a stage with fields that the app knows; `type` and `session` are added.
+    #[must_use]
+    pub fn fields(
+        stage: &AuthenticationStage,
+        session: Option<String>,
+        fields: Map<String, Value>,
+    ) -> Self {
+        Self { stage: stage.clone(), session, shown: Shown::Fields(fields) }
+    }
+
     /// The `auth` of the call.
     fn to_auth(&self, user_id: &UserId) -> Value {
         let mut auth = match &self.shown {
@@ -273,11 +272,7 @@ pub(crate) async fn call(
     if let (Some(challenge_of), Authentication::Password(password)) = (&asked, authentication)
         && challenge_of.flows.iter().any(|flow| *flow == [AuthenticationStage::Password])
     {
-        let auth = AuthenticationAnswer {
-            stage: AuthenticationStage::Password,
-            session: challenge_of.session.clone(),
-            shown: Shown::Password(password.clone()),
-        };
+        let auth = AuthenticationAnswer::password(password.clone(), challenge_of.session.clone());
         let request = request(Some(auth.to_auth(user_id)));
         response = session.call_raw(request, Retry::Always, RESPONSE_LIMIT).await?;
         // A wrong password is an error of its own.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{Net, device, password};
 use herold::{
-    Authentication, AuthenticationChallenge, AuthenticationStage, Body, Client, ClientError,
+    Authentication, AuthenticationAnswer, AuthenticationChallenge, AuthenticationStage, Body, Client, ClientError,
     RecoveryState,
 };
 use serde_json::{Map, Value, json};
@@ -63,7 +63,7 @@ async fn the_user_approves_of_it_on_a_page_of_the_account() {
         // The password is of no use.
         let asked = challenge(&alice, password()).await;
         assert_eq!(asked.next_stages(), [&stage]);
-        alice.enable_recovery(asked.page_visited(&stage), None).await.unwrap();
+        alice.enable_recovery(AuthenticationAnswer::page_visited(&stage, asked.session), None).await.unwrap();
         assert_eq!(*shown.lock().unwrap(), [json!({ "type": name, "session": "S 1" })]);
     }
 }
@@ -111,7 +111,7 @@ async fn single_sign_on_goes_over_the_fallback_page() {
         )
     );
     assert!(asked.page(&other).unwrap().contains("/auth/org.example%2Fx/fallback/"));
-    let answer = asked.page_visited(&AuthenticationStage::Sso);
+    let answer = AuthenticationAnswer::page_visited(&AuthenticationStage::Sso, asked.session);
     alice.enable_recovery(answer, None).await.unwrap();
     assert_eq!(*shown.lock().unwrap(), [json!({ "session": "a/b&c" })]);
 }
@@ -133,14 +133,14 @@ async fn several_stages_come_one_after_the_other() {
     .await;
     let asked = challenge(&alice, password()).await;
     assert_eq!(asked.next_stages(), [&AuthenticationStage::Password]);
-    let asked = challenge(&alice, asked.password(password())).await;
+    let asked = challenge(&alice, AuthenticationAnswer::password(password(), asked.session)).await;
     assert_eq!(asked.next_stages(), [&AuthenticationStage::Terms]);
-    let asked = challenge(&alice, asked.page_visited(&AuthenticationStage::Terms)).await;
+    let asked = challenge(&alice, AuthenticationAnswer::page_visited(&AuthenticationStage::Terms, asked.session)).await;
     let stage = AuthenticationStage::Other("org.example.x".to_owned());
     assert_eq!(asked.next_stages(), [&stage]);
     let mut fields = Map::new();
     fields.insert("code".to_owned(), "123".into());
-    alice.enable_recovery(asked.fields(&stage, fields), None).await.unwrap();
+    alice.enable_recovery(AuthenticationAnswer::fields(&stage, asked.session, fields), None).await.unwrap();
     let shown = shown.lock().unwrap();
     assert_eq!(shown[0]["identifier"]["user"], "@alice:example.org");
     assert_eq!(shown[1], json!({ "session": "s" }));
@@ -165,11 +165,11 @@ async fn an_answer_that_is_refused_can_be_given_again() {
     let stage = AuthenticationStage::Dummy;
     let asked = challenge(&alice, Authentication::None).await;
     assert_eq!(asked.refused, None);
-    let asked = challenge(&alice, asked.fields(&stage, Map::new())).await;
+    let asked = challenge(&alice, AuthenticationAnswer::fields(&stage, asked.session, Map::new())).await;
     assert_eq!(asked.refused.as_deref(), Some("M_FORBIDDEN"));
     let mut fields = Map::new();
     fields.insert("answer".to_owned(), 42.into());
-    let answer = asked.fields(&stage, fields);
+    let answer = AuthenticationAnswer::fields(&stage, asked.session, fields);
     assert!(!format!("{answer:?}").contains("42"), "an answer is a secret");
     alice.enable_recovery(answer, None).await.unwrap();
 }
