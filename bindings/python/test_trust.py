@@ -156,7 +156,10 @@ class Trust(Case):
             HeroldError.AskForStoreKey, herold.rekey_store(path, key_of("x"), key_of("y")))
         await herold.rekey_store(path, key_of("second"), key_of("new"))
         await self.expect_error(HeroldError.AskForStoreKey, self.resume("second"))
-        self.assertTrue(await (await self.resume("second", store_key=key_of("new"))).rooms())
+        # Two processes of an app, in turns.
+        shared = {"store_key": key_of("new"), "shared_store": True}
+        app, extension = await self.resume("second", **shared), await self.resume("second", **shared)
+        self.assertEqual(await app.rooms(), await extension.rooms())
 
     async def test_comparing(self):
         user = register("alice")

@@ -142,7 +142,8 @@ impl Event {
                 Self::VerificationMoved { user_id: user_id.into(), flow_id }
             }
             AppEvent::Devices { user_id, added, removed } => {
-                let ids = |ids: Vec<herold::OwnedDeviceId>| ids.into_iter().map(Into::into).collect();
+                let ids =
+                    |ids: Vec<herold::OwnedDeviceId>| ids.into_iter().map(Into::into).collect();
                 let (added, removed) = (ids(added), ids(removed));
                 Self::DevicesChanged { user_id: user_id.into(), added, removed }
             }

@@ -209,7 +209,9 @@ impl Client {
     pub async fn would_forget(&self, retention: Retention) -> Result<Forgotten, HeroldError> {
         let retention = retention.into_herold()?;
         self.host
-            .run(move |client| async move { Ok(client.preview_retention(&retention).await?.into()) })
+            .run(
+                move |client| async move { Ok(client.preview_retention(&retention).await?.into()) },
+            )
             .await
     }
 

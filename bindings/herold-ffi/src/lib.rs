@@ -55,8 +55,8 @@ pub use recovery::{
     RecoverySecret, RecoveryState,
 };
 pub use rooms::{
-    Device, Download, HistoryVisibility, IdentityState, Member, Membership, Room, RoomPreset, RoomSettings,
-    UserDevices,
+    Device, Download, HistoryVisibility, IdentityState, Member, Membership, Room, RoomPreset,
+    RoomSettings, UserDevices,
 };
 pub use timeline::{Content, Shield, ShieldReason, TextKind, TimelineEvent, WhyUnreadable};
 pub use verification::{

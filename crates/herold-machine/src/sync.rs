@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    DropReason, MachineError, Notice, SyncMode, account, ahead, devices, key_backup,
+    DropReason, MachineError, Notice, SyncMode, account, ahead, devices,
     hot::Hot,
+    key_backup,
     rooms::{self, RoomUpdate},
     to_device,
     txn::Txn,

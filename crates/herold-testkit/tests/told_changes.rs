@@ -14,9 +14,8 @@ use serde_json::json;
 /// What a device was told of identities and device lists since it was last asked.
 fn told(world: &mut World, device: usize) -> Vec<AppEvent> {
     world.settle();
-    let told = |event: &AppEvent| {
-        matches!(event, AppEvent::Identity { .. } | AppEvent::Devices { .. })
-    };
+    let told =
+        |event: &AppEvent| matches!(event, AppEvent::Identity { .. } | AppEvent::Devices { .. });
     std::mem::take(&mut world.devices[device].events).into_iter().filter(told).collect()
 }
 

@@ -65,7 +65,8 @@ impl AccountData {
 
     /// The description of a key; an empty one is how it is taken away.
     pub(crate) fn description(&self, key_id: &str) -> Option<&Value> {
-        self.get(&format!("{KEY}{key_id}")).filter(|it| it.as_object().is_some_and(|o| !o.is_empty()))
+        self.get(&format!("{KEY}{key_id}"))
+            .filter(|it| it.as_object().is_some_and(|o| !o.is_empty()))
     }
 
     /// The ids of all keys that are described, the default one first, then those under which something is.
@@ -80,9 +81,9 @@ impl AccountData {
 
     /// Everything that is encrypted: its name, and under which keys.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = (&str, &Map<String, Value>)> {
-        self.0
-            .iter()
-            .filter_map(|(name, content)| Some((name.as_str(), content.get("encrypted")?.as_object()?)))
+        self.0.iter().filter_map(|(name, content)| {
+            Some((name.as_str(), content.get("encrypted")?.as_object()?))
+        })
     }
 }
 

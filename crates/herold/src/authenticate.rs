@@ -76,8 +76,14 @@ impl AuthenticationStage {
     /// The stage with this name.
     #[must_use]
     pub fn parse(name: &str) -> Self {
-        let known =
-            [Self::Password, Self::Sso, Self::OAuth, Self::CrossSigningReset, Self::Terms, Self::Dummy];
+        let known = [
+            Self::Password,
+            Self::Sso,
+            Self::OAuth,
+            Self::CrossSigningReset,
+            Self::Terms,
+            Self::Dummy,
+        ];
         known
             .into_iter()
             .find(|stage| stage.name() == name)
@@ -126,8 +132,10 @@ impl AuthenticationChallenge {
         match stage {
             AuthenticationStage::OAuth | AuthenticationStage::CrossSigningReset => {
                 let url = self.params(stage)?.get("url")?.as_str()?;
-                let scheme = self.homeserver.split_once("://").map_or("https", |(scheme, _)| scheme);
-                let usable = url.starts_with("https://") || url.starts_with(&format!("{scheme}://"));
+                let scheme =
+                    self.homeserver.split_once("://").map_or("https", |(scheme, _)| scheme);
+                let usable =
+                    url.starts_with("https://") || url.starts_with(&format!("{scheme}://"));
                 (usable && !url.contains(|c: char| c.is_control() || c.is_whitespace()))
                     .then(|| url.to_owned())
             }

@@ -202,13 +202,11 @@ fn a_signature_that_is_refused_costs_no_other() {
     let user_id: OwnedUserId = "@alice:example.org".try_into().unwrap();
     for sequence in 0..120 {
         let name = format!("KEY{sequence}");
-        let record =
-            SignatureRecord { user_id: user_id.clone(), name, object: "{}".to_owned() };
+        let record = SignatureRecord { user_id: user_id.clone(), name, object: "{}".to_owned() };
         changes.put(&SequenceKey { sequence }, &record);
     }
     store.commit(&changes).unwrap();
-    let mut engine =
-        Engine::load(store, clock.clone(), Box::new(SeededEntropy::new(2))).unwrap();
+    let mut engine = Engine::load(store, clock.clone(), Box::new(SeededEntropy::new(2))).unwrap();
     let (mut accepted, mut told, mut rounds) = (Vec::new(), Vec::new(), 0);
     loop {
         let mut requests = engine.due_requests().unwrap().reply;
@@ -219,7 +217,8 @@ fn a_signature_that_is_refused_costs_no_other() {
         let names: Vec<String> =
             body["@alice:example.org"].as_object().unwrap().keys().cloned().collect();
         let is_bad = |name: &String| name == "KEY17" || name == "KEY99";
-        let failures = json!({ "@alice:example.org": { "KEY5": { "errcode": "M_INVALID_SIGNATURE" } } });
+        let failures =
+            json!({ "@alice:example.org": { "KEY5": { "errcode": "M_INVALID_SIGNATURE" } } });
         let (status, body) = if names.iter().any(is_bad) {
             (400, json!({ "errcode": "M_BAD_JSON", "error": "no" }))
         } else {
@@ -236,11 +235,8 @@ fn a_signature_that_is_refused_costs_no_other() {
         assert!(rounds < 40, "it comes to an end");
     }
     told.sort();
-    let expected = [
-        ("KEY17", "M_BAD_JSON"),
-        ("KEY5", "M_INVALID_SIGNATURE"),
-        ("KEY99", "M_BAD_JSON"),
-    ];
+    let expected =
+        [("KEY17", "M_BAD_JSON"), ("KEY5", "M_INVALID_SIGNATURE"), ("KEY99", "M_BAD_JSON")];
     assert_eq!(told, expected.map(|(name, code)| (name.to_owned(), code.to_owned())));
     accepted.sort();
     accepted.dedup();

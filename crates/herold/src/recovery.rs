@@ -14,10 +14,10 @@ use herold_crypto::SecretString;
 use herold_machine::{HttpRequest, Imported, Method};
 use herold_store::records::{RecoveryChange, RecoveryStage};
 
+pub(crate) use self::state::Watch;
 pub use self::state::{
     EnableStep, Missing, RecoverStep, RecoverySecret, RecoveryState, RecoveryStates,
 };
-pub(crate) use self::state::Watch;
 use self::{
     setup::{Order, own_list},
     state::{Running, Showing, missing_keys, missing_under, show},

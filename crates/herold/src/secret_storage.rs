@@ -59,7 +59,10 @@ impl SecretStorage {
 
     /// Opens with what the user has typed, a recovery key or a passphrase: the default key, or another one that is
     /// described.
-    pub(crate) async fn open(data: &AccountData, typed: &SecretString) -> Result<Self, ClientError> {
+    pub(crate) async fn open(
+        data: &AccountData,
+        typed: &SecretString,
+    ) -> Result<Self, ClientError> {
         let ids = data.key_ids();
         if data.default_key().is_none() {
             return Err(ClientError::NoSecretStorage);
@@ -94,7 +97,9 @@ impl SecretStorage {
         }
         match (tried, unusable, parsed) {
             (false, Some(error), _) => Err(error.into()),
-            (false, None, Err(error)) if data.description(data.default_key().unwrap_or_default()).is_some() => {
+            (false, None, Err(error))
+                if data.description(data.default_key().unwrap_or_default()).is_some() =>
+            {
                 Err(error.into())
             }
             (false, None, _) => Err(ClientError::NoSecretStorage),

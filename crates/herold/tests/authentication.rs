@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use common::{Net, device, password};
 use herold::{
-    Authentication, AuthenticationAnswer, AuthenticationChallenge, AuthenticationStage, Body, Client, ClientError,
-    RecoveryState,
+    Authentication, AuthenticationAnswer, AuthenticationChallenge, AuthenticationStage, Body,
+    Client, ClientError, RecoveryState,
 };
 use serde_json::{Map, Value, json};
 
@@ -59,11 +59,18 @@ async fn the_user_approves_of_it_on_a_page_of_the_account() {
         assert_eq!(asked.next_stages(), [&stage]);
         assert_eq!(asked.page(&stage).as_deref(), Some("https://account.example.org/approve?x=1"));
         assert_eq!(asked.params(&stage).unwrap()["url"], "https://account.example.org/approve?x=1");
-        assert_eq!(alice.recovery_state().await.unwrap(), RecoveryState::Disabled, "nothing is made");
+        assert_eq!(
+            alice.recovery_state().await.unwrap(),
+            RecoveryState::Disabled,
+            "nothing is made"
+        );
         // The password is of no use.
         let asked = challenge(&alice, password()).await;
         assert_eq!(asked.next_stages(), [&stage]);
-        alice.enable_recovery(AuthenticationAnswer::page_visited(&stage, asked.session), None).await.unwrap();
+        alice
+            .enable_recovery(AuthenticationAnswer::page_visited(&stage, asked.session), None)
+            .await
+            .unwrap();
         assert_eq!(*shown.lock().unwrap(), [json!({ "type": name, "session": "S 1" })]);
     }
 }
@@ -135,12 +142,19 @@ async fn several_stages_come_one_after_the_other() {
     assert_eq!(asked.next_stages(), [&AuthenticationStage::Password]);
     let asked = challenge(&alice, AuthenticationAnswer::password(password(), asked.session)).await;
     assert_eq!(asked.next_stages(), [&AuthenticationStage::Terms]);
-    let asked = challenge(&alice, AuthenticationAnswer::page_visited(&AuthenticationStage::Terms, asked.session)).await;
+    let asked = challenge(
+        &alice,
+        AuthenticationAnswer::page_visited(&AuthenticationStage::Terms, asked.session),
+    )
+    .await;
     let stage = AuthenticationStage::Other("org.example.x".to_owned());
     assert_eq!(asked.next_stages(), [&stage]);
     let mut fields = Map::new();
     fields.insert("code".to_owned(), "123".into());
-    alice.enable_recovery(AuthenticationAnswer::fields(&stage, asked.session, fields), None).await.unwrap();
+    alice
+        .enable_recovery(AuthenticationAnswer::fields(&stage, asked.session, fields), None)
+        .await
+        .unwrap();
     let shown = shown.lock().unwrap();
     assert_eq!(shown[0]["identifier"]["user"], "@alice:example.org");
     assert_eq!(shown[1], json!({ "session": "s" }));
@@ -165,7 +179,8 @@ async fn an_answer_that_is_refused_can_be_given_again() {
     let stage = AuthenticationStage::Dummy;
     let asked = challenge(&alice, Authentication::None).await;
     assert_eq!(asked.refused, None);
-    let asked = challenge(&alice, AuthenticationAnswer::fields(&stage, asked.session, Map::new())).await;
+    let asked =
+        challenge(&alice, AuthenticationAnswer::fields(&stage, asked.session, Map::new())).await;
     assert_eq!(asked.refused.as_deref(), Some("M_FORBIDDEN"));
     let mut fields = Map::new();
     fields.insert("answer".to_owned(), 42.into());

@@ -189,8 +189,7 @@ async fn what_the_homeserver_hides_is_named_and_what_it_shows_is_taken() {
         let ClientError::RecoveryIncomplete { missing: told, restored } = error else {
             panic!("{error}");
         };
-        let expected =
-            Missing { here: here(&[secret]), stored: here(&[secret]), backup: false };
+        let expected = Missing { here: here(&[secret]), stored: here(&[secret]), backup: false };
         assert_eq!(told, expected);
         assert_eq!(restored.is_none(), secret == RecoverySecret::BackupKey);
         assert_eq!(missing(&other.recovery_state().await.unwrap()), expected);
@@ -392,7 +391,10 @@ async fn changing_the_key_can_be_killed_anywhere_and_one_key_opens_everything() 
     let points = at_every_point(
         prepare,
         async |client| {
-            client.change_recovery_key(old_key.clone(), None).await.map(|made| Some(made.recovery_key))
+            client
+                .change_recovery_key(old_key.clone(), None)
+                .await
+                .map(|made| Some(made.recovery_key))
         },
         |net| {
             // Dead: the default key has everything under it.
@@ -454,9 +456,10 @@ async fn of_several_keys_the_one_is_found_that_was_typed() {
     let entropy = &mut herold::OsEntropy;
     let mut described = third.describe(None, None, entropy).to_json();
     described.as_object_mut().unwrap().retain(|name, _| name == "algorithm");
-    for (id, description) in
-        [("second", second.describe(None, Some(parameters), entropy).to_json()), ("third", described)]
-    {
+    for (id, description) in [
+        ("second", second.describe(None, Some(parameters), entropy).to_json()),
+        ("third", described),
+    ] {
         put_account_data(&net, &format!("m.secret_storage.key.{id}"), description);
     }
     for name in NAMES {
@@ -526,7 +529,10 @@ async fn a_passphrase_takes_the_place_of_a_key_and_the_reverse() {
     alice.confirm_recovery_key().unwrap();
     lets_in(&net, &made.recovery_key).await;
     let error = alice.change_recovery_key(passphrase(), None).await.unwrap_err();
-    assert!(matches!(error, ClientError::RecoveryKey(_) | ClientError::WrongRecoveryKey), "{error}");
+    assert!(
+        matches!(error, ClientError::RecoveryKey(_) | ClientError::WrongRecoveryKey),
+        "{error}"
+    );
     assert_eq!(alice.recovery_state().await.unwrap(), RecoveryState::Enabled);
 }
 

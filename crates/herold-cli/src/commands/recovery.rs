@@ -36,7 +36,9 @@ async fn status(setting: &Setting) -> Result<(), Failure> {
 fn in_words(state: &RecoveryState) -> (String, Value) {
     let plain = |word: &str, text: &str| (text.to_owned(), json!({ "recovery": word }));
     match state {
-        RecoveryState::Disabled => plain("disabled", "not set up: 'herold recovery enable' does that"),
+        RecoveryState::Disabled => {
+            plain("disabled", "not set up: 'herold recovery enable' does that")
+        }
         RecoveryState::Enabled => plain("enabled", "set up, and this device has all of it"),
         RecoveryState::Interrupted { change } | RecoveryState::Unconfirmed { change } => {
             let command = match change {

@@ -21,8 +21,9 @@ use super::{
 use crate::{
     Authentication, ClientError,
     account_data::{self, AccountData},
-    authenticate, key_backup,
+    authenticate,
     homeserver::Retry,
+    key_backup,
     secret_storage::{SecretStorage, remove_keys},
     session::Session,
 };
@@ -69,8 +70,8 @@ pub(super) async fn change_key(
     let showing = Showing::new(session, Running::Enabling(change, EnableStep::Opening));
     let begun = session.read(|machine, snapshot| machine.recovery_begun(snapshot))?;
     // The old key may open nothing any more; what is needed of it was kept.
-    let is_past = begun
-        .is_some_and(|begun| begun.change == change && begun.stage != RecoveryStage::Begun);
+    let is_past =
+        begun.is_some_and(|begun| begun.change == change && begun.stage != RecoveryStage::Begun);
     let mut from = Vec::new();
     if !is_past {
         let data = AccountData::fetch(session).await?;
@@ -184,8 +185,8 @@ async fn make_identity(
     authentication: &Authentication,
 ) -> Result<(), ClientError> {
     let (master, here) = identity(session)?;
-    let replace = record.change == RecoveryChange::Reset
-        && (!here || master == record.replaced_master);
+    let replace =
+        record.change == RecoveryChange::Reset && (!here || master == record.replaced_master);
     let begun = session.read(|machine, snapshot| machine.identity_is_prepared(snapshot))?;
     if master.is_some() && !here && !replace && !begun {
         return Err(ClientError::IdentityExists);
@@ -227,9 +228,8 @@ async fn make_backup(
     let there = there.filter(|(version, _)| !is_old(version));
     let secret = session.read(|machine, snapshot| machine.secret(snapshot, key_backup::SECRET))?;
     if let (Some((version, body)), Some(secret)) = (&there, secret)
-        && session.step(|machine, snapshot, cx| {
-            machine.import_backup_key(snapshot, cx, &secret, body)
-        })?
+        && session
+            .step(|machine, snapshot, cx| machine.import_backup_key(snapshot, cx, &secret, body))?
     {
         return Ok(version.clone());
     }
@@ -275,7 +275,8 @@ async fn store(
     account_data::describe_key(session, to.key_id(), &description(record)?).await?;
     if is_new {
         for secret in RecoverySecret::ALL {
-            let value = session.read(|machine, snapshot| machine.secret(snapshot, secret.name()))?;
+            let value =
+                session.read(|machine, snapshot| machine.secret(snapshot, secret.name()))?;
             let value = value.ok_or(ClientError::Internal("a secret that was made is gone"))?;
             to.add(session, secret.name(), &value).await?;
         }
@@ -288,8 +289,8 @@ async fn store(
     }
     account_data::make_default(session, to.key_id()).await?;
     // Another client may have written something meanwhile, under the key that was the default one.
-    let left = carry_over(session, &to, &from).await?;
-    tidy(session, record, &to).await?;
+    carry_over(session, &to, &from).await?;
+    let left = tidy(session, record, &to).await?;
     if record.stage != RecoveryStage::Made {
         record.stage = RecoveryStage::Made;
         note(session, record)?;
@@ -297,50 +298,45 @@ async fn store(
     Ok((to.recovery_key(), left))
 }
 
-/// Puts what is under one of the old keys under the new one, whatever it is. Answers what does not open.
+/// Puts what is under one of the old keys under the new one, whatever it is.
 async fn carry_over(
     session: &Session,
     to: &SecretStorage,
     from: &[SecretStorage],
-) -> Result<Vec<String>, ClientError> {
-    let mut left = Vec::new();
+) -> Result<(), ClientError> {
     if from.is_empty() {
-        return Ok(left);
+        return Ok(());
     }
     let data = AccountData::fetch(session).await?;
     for (name, secret) in under_old_keys_only(&data, to, from) {
-        match secret {
-            Some(secret) => to.add(session, &name, &secret).await?,
-            None => left.push(name),
-        }
+        to.add(session, &name, &secret).await?;
     }
-    Ok(left)
+    Ok(())
 }
 
-/// What is under one of the old keys and not under the new one; without the secret if it does not open.
+/// What opens with one of the old keys and is not under the new one.
 fn under_old_keys_only(
     data: &AccountData,
     to: &SecretStorage,
     from: &[SecretStorage],
-) -> Vec<(String, Option<SecretString>)> {
-    let mut found = Vec::new();
-    for (name, by_key) in data.secrets().filter(|(_, by_key)| !by_key.contains_key(to.key_id())) {
-        let mut sources = from.iter().filter(|key| by_key.contains_key(key.key_id())).peekable();
-        if sources.peek().is_some() {
-            let secret = sources.find_map(|key| key.read(data, name).ok().flatten());
-            found.push((name.to_owned(), secret));
-        }
-    }
-    found
+) -> Vec<(String, SecretString)> {
+    let outside = data.secrets().filter(|(_, by_key)| !by_key.contains_key(to.key_id()));
+    outside
+        .filter_map(|(name, _)| {
+            let secret = from.iter().find_map(|key| key.read(data, name).ok().flatten())?;
+            Some((name.to_owned(), secret))
+        })
+        .collect()
 }
 
 /// Takes away what is under the old keys and under the new one too, and then the old keys that nothing is under any more. Of what
-/// this device has made anew, everything else goes: it may be an older one.
+/// this device has made anew, everything else goes: it may be an older one. Answers what is under an old key still and not under
+/// the new one: nothing opens it.
 async fn tidy(
     session: &Session,
     record: &RecoveryRecord,
     to: &SecretStorage,
-) -> Result<(), ClientError> {
+) -> Result<Vec<String>, ClientError> {
     let is_old = |key_id: &str| {
         record.replaced_key.as_deref() == Some(key_id)
             || record.from.iter().any(|key| key.key_id == key_id)
@@ -360,7 +356,10 @@ async fn tidy(
     for key_id in unused(&data).into_iter().filter(|id| id != to.key_id() && is_old(id)) {
         account_data::describe_key(session, &key_id, &json!({})).await?;
     }
-    Ok(())
+    let left = data.secrets().filter(|(_, by_key)| {
+        !by_key.contains_key(to.key_id()) && by_key.keys().any(|key_id| is_old(key_id))
+    });
+    Ok(left.map(|(name, _)| name.to_owned()).collect())
 }
 
 /// The keys that nothing is under.
