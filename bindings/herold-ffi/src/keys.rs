@@ -53,7 +53,7 @@ pub struct BackupStatus {
     pub pending: u64,
 }
 
-/// What is to be forgotten. What is left out stays.
+/// What is to be forgotten. What is left out stays, unless the deployment's policy says otherwise.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct Retention {
     /// In this room alone.
@@ -292,10 +292,12 @@ impl Retention {
         let span = |seconds: Option<u64>| seconds.map(Duration::from_secs);
         Ok(herold::Retention {
             room_id: self.room_id.map(|id| input::room(&id)).transpose()?,
-            room_keys: span(self.room_keys_seconds),
-            events: span(self.events_seconds),
-            ratchet_forward: span(self.ratchet_forward_seconds),
-            olm_sessions: span(self.olm_sessions_seconds),
+            lifetimes: herold::Lifetimes {
+                room_keys: span(self.room_keys_seconds),
+                events: span(self.events_seconds),
+                ratchet_forward: span(self.ratchet_forward_seconds),
+                olm_sessions: span(self.olm_sessions_seconds),
+            },
         })
     }
 }
