@@ -27,6 +27,7 @@ def memory():
 
 def calls(client):
     """Each method that can fail, called with something sensible."""
+    nothing = herold.Authentication.NOTHING()
     return {
         "start_sync": client.start_sync,
         "stop_sync": client.stop_sync,
@@ -52,6 +53,35 @@ def calls(client):
         "next_events": lambda: client.next_events(1),
         "acknowledge": lambda: client.acknowledge(1),
         "log_out": client.log_out,
+        "recovery_state": client.recovery_state,
+        "next_recovery_state": lambda: client.next_recovery_state(None, 1),
+        "enable_recovery": lambda: client.enable_recovery(nothing),
+        "reset_recovery": lambda: client.reset_recovery(nothing),
+        "change_recovery_key": lambda: client.change_recovery_key("key"),
+        "confirm_recovery_key": client.confirm_recovery_key,
+        "recover": lambda: client.recover("key"),
+        "delete_device": lambda: client.delete_device("DEVICE", nothing),
+        "backup_status": client.backup_status,
+        "wait_for_backup": lambda: client.wait_for_backup(1),
+        "restore_backup": client.restore_backup,
+        "export_keys": lambda: client.export_keys("/nowhere/keys", "passphrase"),
+        "import_keys": lambda: client.import_keys("/nowhere/keys", "passphrase"),
+        "invite_with_history": lambda: client.invite_with_history(ROOM, USER),
+        "would_forget": lambda: client.would_forget(herold.Retention()),
+        "forget": lambda: client.forget(herold.Retention()),
+        "suspend": client.suspend,
+        "unsuspend": client.unsuspend,
+        "request_verification": lambda: client.request_verification(USER),
+        "request_room_verification": lambda: client.request_room_verification(ROOM, USER),
+        "verifications": client.verifications,
+        "verification": lambda: client.verification(USER, "flow"),
+        "act_on_verification": lambda: client.act_on_verification(
+            USER, "flow", herold.VerificationAction.CANCEL),
+        "show_verification_code": lambda: client.show_verification_code(USER, "flow"),
+        "scan_verification_code": lambda: client.scan_verification_code(USER, "flow", b""),
+        "set_blocked": lambda: client.set_blocked(USER, "DEVICE", True),
+        "accept_identity": lambda: client.accept_identity(USER),
+        "withdraw_verification": lambda: client.withdraw_verification(USER),
         "provoke_panic": client.provoke_panic,
         "provoke_panic_in_step": lambda: client.provoke_panic_in_step(ROOM),
     }

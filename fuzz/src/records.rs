@@ -55,6 +55,7 @@ pub fn decode(table: Table, key: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8
         Table::UntrustedDevice => read::<r::UntrustedDeviceRecord>,
         Table::Secret => read::<r::SecretRecord>,
         Table::PendingIdentity => read::<r::PendingIdentityRecord>,
+        Table::Recovery => read::<r::RecoveryRecord>,
         Table::Signature => read::<r::SignatureRecord>,
         Table::Backup => read::<r::BackupRecord>,
         Table::BackupDue => read::<r::BackupDueRecord>,

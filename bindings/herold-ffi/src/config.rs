@@ -9,7 +9,7 @@ use crate::{HeroldError, host::guarded, input};
 
 /// The key that opens a store. It cannot be read back.
 #[derive(uniffi::Object)]
-pub struct StoreKey(herold::StoreKey);
+pub struct StoreKey(pub(crate) herold::StoreKey);
 
 #[uniffi::export]
 impl StoreKey {
@@ -59,6 +59,9 @@ pub struct ClientConfig {
     /// store by sync v2.
     #[uniffi(default = None)]
     pub sliding_sync: Option<bool>,
+    /// Other processes of the app, such as the one for notifications, use the same store, in turns. All of them say so.
+    #[uniffi(default = false)]
+    pub shared_store: bool,
 }
 
 /// What a branded messenger is made with. A store made by one deployment is not opened by another.
@@ -143,7 +146,8 @@ impl ClientConfig {
         let mut builder = ClientBuilder::new()
             .store_path(input::line(&self.store_path, "not a path")?)
             .store_key(self.store_key.0.clone())
-            .allow_insecure_http(self.allow_insecure_http);
+            .allow_insecure_http(self.allow_insecure_http)
+            .shared_store(self.shared_store);
         if let Some(url) = &self.homeserver {
             builder = builder.homeserver(input::line(url, "not a homeserver's URL")?);
         }

@@ -1,6 +1,8 @@
 //! [`HeroldError`]: what the app should do now.
 
-use herold::{ClientError, StoreError, TransportError};
+use herold::{ClientError, KeyFileError, StoreError, TransportError};
+
+use crate::{AuthenticationChallenge, Imported, Missing, RecoveryChange};
 
 /// Why something was not done. The variant says what the app should do; `code` is the error's stable
 /// name, for logs and support; `detail` is a short text for developers. Neither has a secret in it.
@@ -137,6 +139,62 @@ pub enum HeroldError {
         /// For developers.
         detail: String,
     },
+    /// The homeserver wants to be sure of the user: have the user answer, then call again with the answer.
+    #[error("{code}: {detail}")]
+    Authenticate {
+        /// The stable name.
+        code: String,
+        /// For developers.
+        detail: String,
+        /// What it wants to see.
+        challenge: AuthenticationChallenge,
+    },
+    /// What the user has typed is not the right recovery key or passphrase, or mistyped: ask again.
+    #[error("{code}: {detail}")]
+    AskAgain {
+        /// The stable name.
+        code: String,
+        /// For developers.
+        detail: String,
+    },
+    /// This device does not have the keys of the user's identity or backup: recover, verify it, or reset.
+    #[error("{code}: {detail}")]
+    RecoverFirst {
+        /// The stable name.
+        code: String,
+        /// For developers.
+        detail: String,
+    },
+    /// Recovered in part: what was there has been taken. Tell the user what is missing.
+    #[error("{code}: {detail}")]
+    RecoveredInPart {
+        /// The stable name.
+        code: String,
+        /// For developers.
+        detail: String,
+        /// What is missing.
+        missing: Missing,
+        /// What came out of the key backup, if there was one to open.
+        restored: Option<Imported>,
+    },
+    /// Something else was begun with the recovery: go on with that first.
+    #[error("{code}: {detail}")]
+    FinishRecovery {
+        /// The stable name.
+        code: String,
+        /// For developers.
+        detail: String,
+        /// What was begun.
+        change: RecoveryChange,
+    },
+    /// What the homeserver keeps for the user is damaged, or somebody has changed it: nothing of it was taken. Warn the user.
+    #[error("{code}: {detail}")]
+    WarnOfTampering {
+        /// The stable name.
+        code: String,
+        /// For developers.
+        detail: String,
+    },
     /// A fault of Herold's own: report it. The client can still be used.
     #[error("{code}: {detail}")]
     Bug {
@@ -190,9 +248,34 @@ impl From<ClientError> for HeroldError {
             ClientError::PolicyDenied | ClientError::WrongDeployment | ClientError::NotJoined => {
                 Self::Denied { code, detail }
             }
-            ClientError::UnknownRoom | ClientError::UnknownDevice | ClientError::UnknownEvent => {
-                Self::NotFound { code, detail }
+            ClientError::UnknownRoom
+            | ClientError::UnknownDevice
+            | ClientError::UnknownEvent
+            | ClientError::UnknownVerification
+            | ClientError::NoSecretStorage => Self::NotFound { code, detail },
+            ClientError::AuthenticationNeeded(challenge) => {
+                Self::Authenticate { code, detail, challenge: (*challenge).into() }
             }
+            ClientError::RecoveryKey(_)
+            | ClientError::WrongRecoveryKey
+            | ClientError::KeyFile(KeyFileError::BadMac) => Self::AskAgain { code, detail },
+            ClientError::IdentityExists | ClientError::NoBackupKey => {
+                Self::RecoverFirst { code, detail }
+            }
+            ClientError::RecoveryIncomplete { missing, restored } => Self::RecoveredInPart {
+                code,
+                detail,
+                missing: missing.into(),
+                restored: restored.map(Into::into),
+            },
+            ClientError::RecoveryInterrupted(change) => {
+                Self::FinishRecovery { code, detail, change: change.into() }
+            }
+            ClientError::SecretStorage(_) | ClientError::SecretRefused(_) => {
+                Self::WarnOfTampering { code, detail }
+            }
+            ClientError::KeyFile(KeyFileError::Io(_)) => Self::FixInput { code, detail },
+            ClientError::KeyFile(_) => Self::RejectFile { code, detail },
             ClientError::Unsupported(_) => Self::NotSupported { code, detail },
             ClientError::Undecryptable(_) => Self::ShowUnreadable { code, detail },
             ClientError::SendFailed { .. } => Self::CancelOrRetry { code, detail },

@@ -2,7 +2,7 @@
 
 use herold::{AppEvent, ClientError};
 
-use crate::{HeroldError, Membership, Notice, TimelineEvent};
+use crate::{HeroldError, IdentityState, Membership, Notice, TimelineEvent};
 
 /// An event and its number. It comes again until [`crate::Client::acknowledge`] is called with this or
 /// a higher number, after a kill too.
@@ -63,6 +63,33 @@ pub enum Event {
         /// The event's type.
         event_type: String,
     },
+    /// A verification stands elsewhere than before: look at [`crate::Client::verification`].
+    VerificationMoved {
+        /// The other user.
+        user_id: String,
+        /// Its id.
+        flow_id: String,
+    },
+    /// Devices of a user have come or gone. That a user is known for the first time is not told.
+    DevicesChanged {
+        /// The owner.
+        user_id: String,
+        /// The devices that are new.
+        added: Vec<String>,
+        /// The devices that are gone.
+        removed: Vec<String>,
+    },
+    /// A user's identity is another one, or stands otherwise to what was known of the user.
+    IdentityMoved {
+        /// The user; it may be the own one.
+        user_id: String,
+        /// How it stood before; nothing if there was none.
+        before: Option<IdentityState>,
+        /// How it stands now.
+        state: IdentityState,
+        /// It is another identity than before.
+        new_keys: bool,
+    },
     /// The homeserver no longer knows this login: log in again.
     LoggedOut,
     /// Something was dropped, or needs attention.
@@ -110,6 +137,21 @@ impl Event {
                 sender: sender.into(),
                 sender_device: sender_device.map(Into::into),
                 event_type,
+            },
+            AppEvent::Verification { user_id, flow_id } => {
+                Self::VerificationMoved { user_id: user_id.into(), flow_id }
+            }
+            AppEvent::Devices { user_id, added, removed } => {
+                let ids =
+                    |ids: Vec<herold::OwnedDeviceId>| ids.into_iter().map(Into::into).collect();
+                let (added, removed) = (ids(added), ids(removed));
+                Self::DevicesChanged { user_id: user_id.into(), added, removed }
+            }
+            AppEvent::Identity { user_id, before, state, new_keys } => Self::IdentityMoved {
+                user_id: user_id.into(),
+                before: before.map(Into::into),
+                state: state.into(),
+                new_keys,
             },
             AppEvent::LoggedOut => Self::LoggedOut,
             AppEvent::Notice(notice) => Self::Attention { notice: notice.into() },

@@ -130,6 +130,18 @@ impl Host {
     }
 }
 
+/// Has work done for which no client is needed, on threads of its own.
+pub(crate) async fn run_alone<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ClientError>> + Send + 'static,
+) -> Result<T, HeroldError> {
+    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("herold").build();
+    let runtime = runtime.map_err(|_| HeroldError::internal("the threads could not be started"))?;
+    let task = Task(runtime.spawn(async { Ok(work.await?) }));
+    // Goes without waiting, whoever drops it.
+    let _threads = Threads(Some(runtime));
+    task.await
+}
+
 /// Nothing of the app is called any more, no call answers any more, and every client is closed, for good.
 ///
 /// For the end of a process that lets other threads run on while it ends: what they use goes away under

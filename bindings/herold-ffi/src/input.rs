@@ -1,7 +1,8 @@
 //! What comes from the app: parsed and bounded before anything else sees it. No error repeats it.
 
 use herold::{
-    OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId, RoomId, TransactionId, UserId,
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId, RoomId,
+    TransactionId, UserId,
 };
 
 use crate::HeroldError;
@@ -34,6 +35,10 @@ pub(crate) fn room(id: &str) -> Result<OwnedRoomId> {
 pub(crate) fn user(id: &str) -> Result<OwnedUserId> {
     let user = has_substance(id).then(|| UserId::parse(id).ok()).flatten();
     user.ok_or_else(|| HeroldError::input("not a user id"))
+}
+
+pub(crate) fn device(id: &str) -> Result<OwnedDeviceId> {
+    Ok(OwnedDeviceId::from(name(id, "not a device id")?))
 }
 
 pub(crate) fn users(ids: &[String]) -> Result<Vec<OwnedUserId>> {

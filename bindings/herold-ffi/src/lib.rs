@@ -6,7 +6,7 @@
 //!   threads, never on the caller's.
 //! - Errors are [`HeroldError`], whose variants say what the app should do. A panic is one too, and
 //!   leaves the client usable.
-//! - There are two callbacks, [`WakeUp`] and [`LogSink`]. Each is called on a thread of its own, so
+//! - There are three callbacks, [`WakeUp`], [`LogSink`] and [`ProgressSink`]. Each is called on a thread of its own, so
 //!   one that is slow or fails holds up nothing but itself. Events are not called back but pulled.
 //! - [`Client::close`] frees threads, files, sockets and the store's lock. What is called after it is
 //!   [`HeroldError::Closed`].
@@ -28,12 +28,15 @@ mod error;
 mod event;
 mod host;
 mod input;
+mod keys;
 mod log;
 mod notice;
 #[cfg(feature = "provoke-panic")]
 mod provoke;
+mod recovery;
 mod rooms;
 mod timeline;
+mod verification;
 
 pub use callback::{CallbackFailed, WakeUp};
 pub use client::Client;
@@ -41,13 +44,24 @@ pub use config::{ClientConfig, Deployment, LeastTrust, Policy, Recipients, Store
 pub use error::HeroldError;
 pub use event::{Event, NumberedEvent};
 pub use host::end_everything;
+pub use keys::{
+    BackupStatus, Forgotten, Imported, Progress, ProgressSink, Retention, SharedHistory,
+    rekey_store,
+};
 pub use log::{LogLevel, LogRecord, LogSink, set_log_sink};
 pub use notice::{DropReason, Notice};
+pub use recovery::{
+    Authentication, AuthenticationChallenge, Missing, NextStage, Recovery, RecoveryChange,
+    RecoverySecret, RecoveryState,
+};
 pub use rooms::{
-    Device, Download, HistoryVisibility, Member, Membership, Room, RoomPreset, RoomSettings,
-    UserDevices,
+    Device, Download, HistoryVisibility, IdentityState, Member, Membership, Room, RoomPreset,
+    RoomSettings, UserDevices,
 };
 pub use timeline::{Content, Shield, ShieldReason, TextKind, TimelineEvent, WhyUnreadable};
+pub use verification::{
+    Verification, VerificationAction, VerificationEmoji, VerificationState, emoji_name,
+};
 
 use herold::SecretString;
 

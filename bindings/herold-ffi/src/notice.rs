@@ -82,6 +82,52 @@ pub enum Notice {
         /// From when on its rooms are closed, in milliseconds since the Unix epoch.
         strict_at_ms: u64,
     },
+    /// The server refused a signature of ours.
+    SignatureRefused {
+        /// Whose key was signed.
+        user_id: String,
+        /// The key's name: a device id, or a master key.
+        name: String,
+        /// The Matrix error code.
+        errcode: String,
+    },
+    /// Room keys are uploaded to this backup from now on.
+    BackupEnabled {
+        /// Its version.
+        version: String,
+    },
+    /// The homeserver's backup is not one to trust: nothing is uploaded to it.
+    BackupRefused,
+    /// The backup in use is gone, or another has taken its place.
+    BackupStopped {
+        /// The Matrix error code.
+        errcode: String,
+    },
+    /// Whoever has invited us to a room has shared its history.
+    HistoryReceived {
+        /// The room.
+        room_id: String,
+        /// Who has shared it: only this user vouches for who wrote it.
+        user_id: String,
+        /// Room keys that are new.
+        fresh: u64,
+    },
+    /// History that was shared with us could not be taken.
+    HistoryRefused {
+        /// The room.
+        room_id: String,
+        /// Who has shared it.
+        user_id: String,
+    },
+    /// A user whom we invited was told of the room keys of a room's past.
+    HistoryShared {
+        /// The room.
+        room_id: String,
+        /// The user.
+        user_id: String,
+        /// As many devices were told.
+        devices: u64,
+    },
     /// Something that has no name here yet.
     Unknown,
 }
@@ -152,6 +198,25 @@ impl From<herold::Notice> for Notice {
                 user_id: user_id.into(),
                 device_id: device_id.into(),
                 strict_at_ms: strict_at.as_millis(),
+            },
+            From::SignatureRefused { user_id, name, errcode } => {
+                Self::SignatureRefused { user_id: user_id.into(), name, errcode }
+            }
+            From::BackupEnabled { version } => Self::BackupEnabled { version },
+            From::BackupRefused => Self::BackupRefused,
+            From::BackupStopped { errcode } => Self::BackupStopped { errcode },
+            From::HistoryReceived { room_id, user_id, new, .. } => Self::HistoryReceived {
+                room_id: room_id.into(),
+                user_id: user_id.into(),
+                fresh: u64::try_from(new).unwrap_or(u64::MAX),
+            },
+            From::HistoryRefused { room_id, user_id, .. } => {
+                Self::HistoryRefused { room_id: room_id.into(), user_id: user_id.into() }
+            }
+            From::HistoryShared { room_id, user_id, devices } => Self::HistoryShared {
+                room_id: room_id.into(),
+                user_id: user_id.into(),
+                devices: u64::try_from(devices).unwrap_or(u64::MAX),
             },
             _ => Self::Unknown,
         }

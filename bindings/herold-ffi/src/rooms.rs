@@ -100,8 +100,35 @@ pub struct UserDevices {
     pub outdated: bool,
     /// The user has a cross-signing identity.
     pub has_identity: bool,
+    /// How it stands to what was known of the user before.
+    pub identity: Option<IdentityState>,
     /// The devices.
     pub devices: Vec<Device>,
+}
+
+/// How an identity stands to what was known of the user before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, uniffi::Enum)]
+pub enum IdentityState {
+    /// It is the one that was seen first, or accepted.
+    Pinned,
+    /// It is another one: ask the user before anything more is sent, then [`crate::Client::accept_identity`].
+    Changed,
+    /// It was verified.
+    Verified,
+    /// A verified one was replaced by one that is not: ask the user to verify again, or
+    /// [`crate::Client::withdraw_verification`].
+    VerificationBroken,
+}
+
+impl From<herold::IdentityState> for IdentityState {
+    fn from(state: herold::IdentityState) -> Self {
+        match state {
+            herold::IdentityState::Pinned => Self::Pinned,
+            herold::IdentityState::PinViolation => Self::Changed,
+            herold::IdentityState::Verified => Self::Verified,
+            herold::IdentityState::VerificationViolation => Self::VerificationBroken,
+        }
+    }
 }
 
 /// A device.
@@ -115,6 +142,8 @@ pub struct Device {
     pub ed25519: String,
     /// Its owner has cross-signed it.
     pub cross_signed: bool,
+    /// It is known to be its owner's.
+    pub verified: bool,
     /// This account gives it no keys.
     pub blocked: bool,
 }
@@ -175,11 +204,13 @@ impl UserDevices {
             ed25519: known.device.keys.ed25519.to_base64(),
             device_id: known.device.device_id.into(),
             cross_signed: known.cross_signed,
+            verified: known.verified,
             blocked: known.blocked,
         };
         Self {
             outdated: known.outdated || !known.tracked,
             has_identity: known.identity.is_some(),
+            identity: known.identity.map(|identity| identity.state().into()),
             devices: known.devices.into_iter().map(device).collect(),
         }
     }

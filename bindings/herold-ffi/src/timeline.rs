@@ -23,6 +23,8 @@ pub struct TimelineEvent {
     pub session_id: Option<String>,
     /// How far the sender can be believed.
     pub shield: Shield,
+    /// The user who has shared the room's history with us: the sender is that user's word only, and the app says so.
+    pub shared_by: Option<String>,
     /// What it says, or why it cannot be read.
     pub content: Content,
 }
@@ -140,6 +142,7 @@ impl From<RoomEvent> for TimelineEvent {
             encrypted: event.encrypted,
             session_id: event.session_id.map(|id| id.to_string()),
             shield: event.shield.into(),
+            shared_by: event.shared_by.map(Into::into),
             content: match event.body {
                 Ok(body) => Content::read(body),
                 Err(reason) => Content::Unreadable { reason: reason.into() },

@@ -35,7 +35,7 @@ Secrets:
                           $HEROLD_SOURCE_PASSPHRASE
     its access token      --token-stdin of 'migrate', or $HEROLD_ACCESS_TOKEN
 
-  'recovery enable' and 'recovery reset' print the new recovery key, once; nothing else prints a secret.
+  'recovery enable', 'reset' and 'change-key' print the new recovery key, once; nothing else prints a secret.
   'login' and 'store rekey' with a key file that does not exist yet make one.
 
 Environment:
@@ -548,6 +548,8 @@ pub enum Recovery {
     Recover(Recover),
     /// Replace all of it: others have to verify anew, and what only the old backup had is lost
     Reset(ResetRecovery),
+    /// Give it another recovery key, or another passphrase; the old one opens nothing any more
+    ChangeKey(ChangeKey),
 }
 
 /// `herold recovery enable`
@@ -578,6 +580,21 @@ pub struct ResetRecovery {
     /// Do not ask whether it is meant
     #[arg(long)]
     pub yes: bool,
+}
+
+/// `herold recovery change-key`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Everything is put under the new key before it takes the old one's place. Cut short, one of the two opens all
+of it, and the same command goes on. The old key is asked for unless --stdin or $HEROLD_RECOVERY_KEY gives it.")]
+pub struct ChangeKey {
+    /// Ask for a passphrase that opens it, too, beside the recovery key
+    #[arg(long)]
+    pub passphrase: bool,
+
+    /// Read the old recovery key or passphrase from standard input
+    #[arg(long)]
+    pub stdin: bool,
 }
 
 /// `herold recovery recover`

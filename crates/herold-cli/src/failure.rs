@@ -106,6 +106,10 @@ impl From<ClientError> for Failure {
                 ", and this device does not have its keys: 'herold recovery recover', or 'herold verify'"
             }
             (ClientError::NoBackupKey, _) => ": 'herold recovery recover', or 'herold verify'",
+            (ClientError::RecoveryInterrupted(_), _) => ": 'herold recovery status' says which",
+            (ClientError::AuthenticationNeeded(_), _) => {
+                ", and not by password: do this once with a client that has a browser"
+            }
             (ClientError::NoSecretStorage, _) => ": 'herold recovery enable' makes one",
             (_, Kind::StoreLocked) => {
                 "; processes use it one at a time, in turns only if all of them share it"

@@ -19,7 +19,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::Value;
 
 use crate::{
-    Answer, DropReason, MachineError, Notice, key_requests, olm, own_identity,
+    Answer, AppEvent, DropReason, MachineError, Notice, key_requests, olm, own_identity,
     txn::Txn,
     wire::{DeviceLists, KeysQueryBody, RawMap, parse_section},
 };
@@ -140,11 +140,9 @@ pub(crate) fn handle_query(
             continue;
         }
         changed |= update_identity(txn, user_id, &body)?;
-        changed |= update_devices(
-            txn,
-            user_id,
-            body.device_keys.get(user_id.as_str()).map(AsRef::as_ref),
-        )?;
+        let is_known = tracked.answered.is_some();
+        let entries = body.device_keys.get(user_id.as_str()).map(AsRef::as_ref);
+        changed |= update_devices(txn, user_id, entries, is_known)?;
         if tracked.failures > 0 {
             // Messages may have gone out meanwhile without devices that were not known.
             crate::queue::note_late_shares(txn);
@@ -219,6 +217,7 @@ fn update_identity(
         identity.evaluate(if is_own { own.as_ref() } else { anchor.as_ref() });
         identity
     };
+    let before = known.as_ref().map(|known| known.identity.clone());
     let record = match known {
         None => {
             IdentityRecord { identity: evaluated(Identity::pin(parsed)), first_seen: txn.cx.now }
@@ -236,6 +235,9 @@ fn update_identity(
         }
     };
     txn.put(&key, &record);
+    if is_own || before.is_some() {
+        tell_identity(txn, before.as_ref(), &record.identity)?;
+    }
     if is_own && own_identity::anchor(txn)? != anchor {
         // Whom the own identity vouches for has changed with it.
         own_identity::evaluate_all(txn)?;
@@ -243,10 +245,28 @@ fn update_identity(
     Ok(true)
 }
 
+/// Tells the app of an identity that is another one, or stands otherwise.
+pub(crate) fn tell_identity(
+    txn: &mut Txn<'_, '_>,
+    before: Option<&Identity>,
+    now: &Identity,
+) -> Result<(), MachineError> {
+    let new_keys = before.is_none_or(|before| before.master != now.master);
+    let state = now.state();
+    let before = before.map(Identity::state);
+    if new_keys || before != Some(state) {
+        let user_id = now.user_id.clone();
+        txn.emit(AppEvent::Identity { user_id, before, state, new_keys })?;
+    }
+    Ok(())
+}
+
+/// `is_known`: the list was known before, so that the app is told what is new in it.
 fn update_devices(
     txn: &mut Txn<'_, '_>,
     user_id: &UserId,
     raw: Option<&serde_json::value::RawValue>,
+    is_known: bool,
 ) -> Result<bool, MachineError> {
     let entries: RawMap = match raw {
         None => RawMap::new(),
@@ -271,6 +291,7 @@ fn update_devices(
     let mut kept = BTreeSet::new();
     let mut changed = false;
     let mut own_seen = false;
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
     for (device_id, raw) in &entries {
         let device_id = OwnedDeviceId::from(device_id.as_str());
         let value: Value = crate::wire::parse(raw).unwrap_or(Value::Null);
@@ -293,8 +314,9 @@ fn update_devices(
                         kept.insert(device_id.clone());
                         None
                     }
-                    DeviceChange::New | DeviceChange::Updated => {
+                    change @ (DeviceChange::New | DeviceChange::Updated) => {
                         kept.insert(device_id.clone());
+                        added.extend((change == DeviceChange::New).then(|| device_id.clone()));
                         put_device(txn, device, before)?;
                         changed = true;
                         None
@@ -324,8 +346,14 @@ fn update_devices(
     for (device_id, record) in &known {
         if !kept.contains(device_id) {
             remove_device(txn, &record.device)?;
+            removed.push(device_id.clone());
             changed = true;
         }
+    }
+    // This very device is no news.
+    added.retain(|device_id| own.user_id != user_id || own.device_id != *device_id);
+    if is_known && !(added.is_empty() && removed.is_empty()) {
+        txn.emit(AppEvent::Devices { user_id: user_id.to_owned(), added, removed })?;
     }
     Ok(changed)
 }

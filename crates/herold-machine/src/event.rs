@@ -5,7 +5,7 @@ use herold_store::{
     Record, Table,
     records::{Membership, SequenceKey},
 };
-use herold_trust::{Shield, Timestamp};
+use herold_trust::{IdentityState, Shield, Timestamp};
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,28 @@ pub enum AppEvent {
         user_id: OwnedUserId,
         /// Its id.
         flow_id: String,
+    },
+    /// Devices of a user have come or gone since the list was last known. That a user is known for the first time is not
+    /// told.
+    Devices {
+        /// The owner.
+        user_id: OwnedUserId,
+        /// The devices that are new.
+        added: Vec<OwnedDeviceId>,
+        /// The devices that are gone.
+        removed: Vec<OwnedDeviceId>,
+    },
+    /// A user's identity is another one, or stands otherwise to what was known of the user. That another user is known for the first
+    /// time is not told.
+    Identity {
+        /// The user; it may be the own one.
+        user_id: OwnedUserId,
+        /// How it stood before; `None` if there was none.
+        before: Option<IdentityState>,
+        /// How it stands now.
+        state: IdentityState,
+        /// The master key is another than before.
+        new_keys: bool,
     },
     /// What became of an app's own to-device event, for each of its devices.
     ToDeviceSent {
@@ -229,6 +251,8 @@ pub enum Notice {
         user_id: OwnedUserId,
         /// The key's name: a device id, or a master key.
         name: String,
+        /// The Matrix error code.
+        errcode: String,
     },
     /// Room keys are uploaded to the backup of this version from now on.
     BackupEnabled {

@@ -40,6 +40,8 @@ const KEYS_PER_UPLOAD: usize = 100;
 /// How things stand with the backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackupStatus {
+    /// The homeserver has said whether it has one.
+    pub known: bool,
     /// The version on the homeserver, as far as known.
     pub version: Option<String>,
     /// Room keys are uploaded to it.
@@ -84,11 +86,13 @@ pub(crate) fn status(snapshot: &dyn Snapshot) -> Result<BackupStatus, MachineErr
     let pending = snapshot.list::<BackupDueRecord>(&[], usize::MAX)?.len();
     let under_way = snapshot.load::<BackupBatchRecord>(&Only)?.map_or(0, |batch| batch.keys.len());
     Ok(match snapshot.load::<BackupRecord>(&Only)? {
-        None | Some(BackupRecord::Unknown | BackupRecord::Absent) => BackupStatus::default(),
+        None | Some(BackupRecord::Unknown) => BackupStatus::default(),
+        Some(BackupRecord::Absent) => BackupStatus { known: true, ..BackupStatus::default() },
         Some(BackupRecord::Untrusted { version }) => {
-            BackupStatus { version: Some(version), ..BackupStatus::default() }
+            BackupStatus { known: true, version: Some(version), ..BackupStatus::default() }
         }
         Some(BackupRecord::Enabled { version, public_key }) => BackupStatus {
+            known: true,
             version: Some(version),
             enabled: true,
             trusted: true,

@@ -52,6 +52,7 @@ mod room_keys;
 mod rooms;
 mod secrets;
 mod share;
+mod signatures;
 mod sliding;
 mod step;
 mod sync;

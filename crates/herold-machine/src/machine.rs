@@ -8,6 +8,7 @@ mod history;
 mod identity;
 mod inputs;
 mod known;
+mod recovery;
 mod requests;
 mod verification;
 

@@ -23,11 +23,11 @@ use crate::{
     context::LONGEST_DELAY,
     devices::query_name,
     history, key_backup,
-    own_identity::SIGNATURES,
     queue::{LATE_SHARES, heads},
     request::RequestKind,
     rooms,
     share::PATIENCE,
+    signatures::{SIGNATURES, batch_size},
     txn::Txn,
     verification,
     wire::Chunk,
@@ -41,8 +41,6 @@ const USERS_PER_QUERY: usize = 250;
 const DEVICES_PER_CLAIM: usize = 250;
 /// A download of many room keys may take this long.
 pub(crate) const LARGE_DOWNLOAD: u64 = 300_000;
-/// As many signatures are uploaded at once.
-const SIGNATURES_PER_UPLOAD: usize = 50;
 /// How long the homeserver may wait for others, in milliseconds.
 const FEDERATION_TIMEOUT: u64 = 10_000;
 /// A sync's HTTP exchange may take this much longer than the server was asked to wait.
@@ -227,7 +225,7 @@ fn claims(
 
 /// The signatures to be uploaded, each key once: of two of the same key the later one goes with the next request.
 fn signatures(snapshot: &dyn Snapshot, now: Timestamp) -> Result<Option<Outgoing>, MachineError> {
-    let rows = snapshot.list::<SignatureRecord>(&[], SIGNATURES_PER_UPLOAD)?;
+    let rows = snapshot.list::<SignatureRecord>(&[], batch_size(snapshot)?)?;
     if rows.is_empty() || !is_allowed(snapshot, SIGNATURES, now)? {
         return Ok(None);
     }

@@ -18,15 +18,9 @@ use herold_trust::{
     parse_device_keys, parse_identity,
 };
 use ruma::UserId;
-use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{
-    Answer, MachineError, Notice, devices, key_backup, key_requests, txn::Txn, wire::RawMap,
-};
-
-/// The counter of signatures to be uploaded, and the back-off record of their upload.
-pub(crate) const SIGNATURES: &str = "keys/signatures/upload";
+use crate::{MachineError, devices, key_backup, key_requests, signatures::SIGNATURES, txn::Txn};
 
 /// The name of a private key in secret storage.
 pub(crate) const fn secret_name(usage: KeyUsage) -> &'static str {
@@ -223,11 +217,13 @@ pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
     let key = UserKey { user_id: own.user_id.clone() };
     let now = txn.cx.now;
     let verified = VerifiedIdentityRecord { master: parsed.master(), verified_at: now };
-    let record = match txn.load::<IdentityRecord>(&key)? {
+    let before: Option<IdentityRecord> = txn.load(&key)?;
+    let record = match before.clone() {
         Some(known) => IdentityRecord { identity: known.identity.update(parsed), ..known },
         None => IdentityRecord { identity: Identity::pin(parsed), first_seen: now },
     };
     txn.put(&key, &record);
+    devices::tell_identity(txn, before.as_ref().map(|known| &known.identity), &record.identity)?;
     txn.put(&key, &verified);
     let keys = pending_keys(&pending)?;
     for (key, usage) in
@@ -311,10 +307,12 @@ pub(crate) fn sign_user(
         return Ok(false);
     };
     put_signature(txn, user_id, &master.to_base64(), &object)?;
+    let before = theirs.identity.clone();
     // A homeserver that never shows the signature can keep this identity from being shown as verified. It cannot have
     // another one take its place as that of somebody who never was (attack N34).
     theirs.identity.note_verified(master);
     txn.put(&place, &theirs);
+    devices::tell_identity(txn, Some(&before), &theirs.identity)?;
     txn.next_number(devices::GENERATION)?;
     Ok(true)
 }
@@ -391,6 +389,7 @@ pub(crate) fn evaluate_all(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
         record.identity.evaluate(anchor.as_ref());
         if record.identity != before {
             txn.put(&key, &record);
+            devices::tell_identity(txn, Some(&before), &record.identity)?;
         }
     }
     txn.next_number(devices::GENERATION)?;
@@ -419,49 +418,5 @@ fn put_signature(
         },
     );
     txn.require_full();
-    Ok(())
-}
-
-/// Takes the answer of `/keys/signatures/upload` for these signatures.
-pub(crate) fn handle_signatures(
-    txn: &mut Txn<'_, '_>,
-    sent: &[(u64, SignatureRecord)],
-    answer: Answer<'_>,
-) -> Result<(), MachineError> {
-    #[derive(Default, Deserialize)]
-    struct Body {
-        #[serde(default)]
-        failures: RawMap,
-    }
-    if answer.success().is_none() && answer.is_transient() {
-        txn.failed(SIGNATURES, answer.retry_after())?;
-        return Ok(());
-    }
-    txn.answered(SIGNATURES)?;
-    let body: Body =
-        answer.success().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
-    for (sequence, record) in sent {
-        let key = SequenceKey { sequence: *sequence };
-        // After a power loss another signature may stand there.
-        if txn.load::<SignatureRecord>(&key)?.as_ref() != Some(record) {
-            continue;
-        }
-        txn.delete::<SignatureRecord>(&key);
-        let failed = body.failures.get(record.user_id.as_str()).is_some_and(|failures| {
-            crate::wire::parse::<RawMap>(failures)
-                .is_none_or(|failures| failures.contains_key(&record.name))
-        });
-        if failed || answer.success().is_none() {
-            txn.notice(Notice::SignatureRefused {
-                user_id: record.user_id.clone(),
-                name: record.name.clone(),
-            })?;
-            continue;
-        }
-        let user = UserKey { user_id: record.user_id.clone() };
-        if let Some(tracked) = txn.load::<TrackedUserRecord>(&user)? {
-            devices::mark_outdated(txn, &user, tracked)?;
-        }
-    }
     Ok(())
 }

@@ -39,6 +39,9 @@ pub(crate) const REQUEST: &str = "m.secret.request";
 const AGAIN: Duration = Duration::from_secs(60);
 /// One device is given secrets as often as this.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
+/// One device is given as many secrets in [`WINDOW`]: what there is, several times.
+const MAX_ANSWERS: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(3600);
 
 fn name(name: &str) -> NameKey {
     NameKey { name: name.to_owned() }
@@ -158,7 +161,17 @@ fn may_answer(
     if limit.is_some_and(|limit| now < limit.retry_at && limit.retry_at <= latest) {
         return Ok(false);
     }
+    // And not one after the other for ever: each answer takes a step of an Olm session.
+    let count_key = name(&format!("secrets/{device_id}"));
+    let end = now.saturating_add(WINDOW);
+    let counted: Option<BackoffRecord> = txn.load(&count_key)?;
+    let counted = counted.filter(|counted| now < counted.retry_at && counted.retry_at <= end);
+    let counted = counted.unwrap_or(BackoffRecord { failures: 0, retry_at: end });
+    if counted.failures >= MAX_ANSWERS {
+        return Ok(false);
+    }
     txn.put(&key, &BackoffRecord { failures: 0, retry_at: latest });
+    txn.put(&count_key, &BackoffRecord { failures: counted.failures + 1, ..counted });
     Ok(true)
 }
 

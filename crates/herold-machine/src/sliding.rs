@@ -172,7 +172,12 @@ pub(crate) fn handle(
     if record != before {
         txn.put(&Only, &record);
     }
-    Ok(SyncReport { to_device: events.events.len(), events: count, next_batch: body.pos })
+    Ok(SyncReport {
+        to_device: events.events.len(),
+        events: count,
+        secret_storage: false,
+        next_batch: body.pos,
+    })
 }
 
 /// The server does not know the position any more. The next request starts a new connection, with the same

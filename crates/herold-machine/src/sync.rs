@@ -6,11 +6,13 @@ use herold_store::{
 };
 use herold_trust::Policy;
 use ruma::{OwnedRoomId, RoomId};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     DropReason, MachineError, Notice, SyncMode, account, ahead, devices,
     hot::Hot,
+    key_backup,
     rooms::{self, RoomUpdate},
     to_device,
     txn::Txn,
@@ -24,6 +26,8 @@ pub struct SyncReport {
     pub to_device: usize,
     /// Room events in timelines.
     pub events: usize,
+    /// Something of the account's secret storage may have changed. Only sync v2 tells.
+    pub secret_storage: bool,
     /// The token the next request asks from.
     pub next_batch: String,
 }
@@ -117,7 +121,34 @@ pub(crate) fn handle(
     if before.as_ref() != Some(&token) {
         txn.put(&Only, &token);
     }
-    Ok(SyncReport { to_device: to_device.events.len(), events, next_batch: body.next_batch })
+    Ok(SyncReport {
+        to_device: to_device.events.len(),
+        events,
+        secret_storage: is_of_secret_storage(body.account_data.as_deref()),
+        next_batch: body.next_batch,
+    })
+}
+
+/// Whether there is something of the secret storage among the account's data.
+fn is_of_secret_storage(account_data: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct AccountData {
+        #[serde(default)]
+        events: Vec<Typed>,
+    }
+    #[derive(Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let data = account_data.and_then(crate::wire::parse::<AccountData>);
+    data.is_some_and(|data| {
+        data.events.iter().any(|event| {
+            event.kind.starts_with("m.secret_storage.")
+                || event.kind.starts_with("m.cross_signing.")
+                || event.kind == key_backup::SECRET
+        })
+    })
 }
 
 /// Decrypts the messages of all timelines, several at a time if somebody does that.

@@ -33,6 +33,8 @@ pub(crate) struct SyncBody {
     #[serde(default)]
     pub(crate) rooms: Option<Box<RawValue>>,
     #[serde(default)]
+    pub(crate) account_data: Option<Box<RawValue>>,
+    #[serde(default)]
     pub(crate) to_device: Option<Box<RawValue>>,
     #[serde(default)]
     pub(crate) device_lists: Option<Box<RawValue>>,

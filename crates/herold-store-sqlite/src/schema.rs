@@ -85,6 +85,7 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("verified_device", Small),
     Step::Table("invitation", Small),
     Step::Table("history_bundle", Large),
+    Step::Table("recovery", Large),
     Step::Journal,
 ]];
 

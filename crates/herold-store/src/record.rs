@@ -128,6 +128,8 @@ tables! {
     Invitation = "invitation",
     /// Bundles of room keys that were shared with us and are to be fetched.
     HistoryBundle = "history_bundle",
+    /// What was begun with the user's recovery.
+    Recovery = "recovery",
 }
 
 /// A typed record: its table, its key, and its bytes.

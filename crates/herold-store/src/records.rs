@@ -154,8 +154,9 @@ mod own;
 pub use history::{HistoryBundleKey, HistoryBundleRecord, InvitationRecord};
 pub use own::{
     BackupBatchRecord, BackupDueRecord, BackupRecord, ParkedRecord, PendingIdentityRecord,
-    SecretRecord, SecretRequestRecord, SignatureRecord, VerificationRecord,
-    VerificationRequestRecord, VerifiedDeviceRecord,
+    RecoveryChange, RecoveryRecord, RecoveryStage, SecretRecord, SecretRequestRecord,
+    SignatureRecord, StorageKeyRecord, VerificationRecord, VerificationRequestRecord,
+    VerifiedDeviceRecord,
 };
 
 /// The key of a table that has one row.

@@ -715,6 +715,32 @@ fn n27_secrets_go_to_verified_own_devices_only_by_their_keys() {
     clean(&world);
 }
 
+/// A homeserver that asks in the name of a verified device over and over: what the device is given has an end, and it is given
+/// what it asks for an hour later.
+#[test]
+fn n27_a_verified_device_is_not_given_secrets_for_ever() {
+    let mut world = World::new(117);
+    let alice = world.add_device("alice");
+    bootstrap(&mut world, alice, false);
+    let _tablet = tablet(&mut world, alice);
+    let given = |world: &World| {
+        let sent = world.server.to_device_log().iter();
+        sent.filter(|sent| {
+            sent.recipient_device == "TABLET" && sent.event_type == "m.room.encrypted"
+        })
+        .count()
+    };
+    for n in 0..60 {
+        world.clock.advance(seconds(2));
+        ask_secret(&mut world, alice, ALICE, "TABLET", &format!("flood {n}"));
+    }
+    assert_eq!(given(&world), 20);
+    world.clock.advance(seconds(3600));
+    ask_secret(&mut world, alice, ALICE, "TABLET", "honest");
+    assert_eq!(given(&world), 21);
+    clean(&world);
+}
+
 /// A homeserver that changes a key on the way: the commitment, or the strings, show it.
 #[test]
 fn n32_a_changed_key_signs_nothing() {

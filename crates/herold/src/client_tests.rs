@@ -65,7 +65,7 @@ async fn when_the_last_handle_goes_the_tasks_end_and_the_store_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_is_deleted_with_the_password_and_only_by_password() {
+async fn a_device_is_deleted_with_the_password_where_that_is_enough() {
     let server = Scripted::new();
     let client = client(&server).await;
     let challenge = |stage: &str| {
@@ -90,7 +90,7 @@ async fn a_device_is_deleted_with_the_password_and_only_by_password() {
     assert_eq!(body["auth"]["password"], PASSWORD);
     assert_eq!(body["auth"]["identifier"]["user"], "@alice:example.org");
     server.replies("/devices/OLD", vec![challenge("m.login.sso")]);
-    assert_eq!(delete().await.unwrap_err().code(), "unsupported");
+    assert_eq!(delete().await.unwrap_err().code(), "authentication_needed");
     server.replies("/devices/OLD", vec![challenge("m.login.password"), refuse(401, "M_FORBIDDEN")]);
     assert!(delete().await.unwrap_err().is_matrix("M_FORBIDDEN"));
     assert!(!client.is_logged_out());

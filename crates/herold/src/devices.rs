@@ -11,7 +11,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedTransactionId, UserId};
 use serde_json::{Value, json};
 
 use crate::{
-    Client, ClientError, authenticate::with_password, send::new_txn_id, session::Session,
+    Authentication, Client, ClientError, authenticate, send::new_txn_id, session::Session,
     tasks::detached,
 };
 
@@ -49,18 +49,19 @@ impl Client {
         self.session().step(|machine, snapshot, cx| machine.refresh_devices(snapshot, cx, user))
     }
 
-    /// Removes another device of the own account from the homeserver, with the account's password.
+    /// Removes another device of the own account from the homeserver, with the account's password or an answer to what the
+    /// homeserver asks.
     ///
     /// # Errors
-    /// [`ClientError::Matrix`] with `M_FORBIDDEN` for a wrong password; [`ClientError::Unsupported`]
-    /// if the homeserver wants another kind of authentication.
+    /// [`ClientError::Matrix`] with `M_FORBIDDEN` for a wrong password; [`ClientError::AuthenticationNeeded`]
+    /// if the homeserver wants to see something else.
     pub async fn delete_device(
         &self,
         device: &DeviceId,
-        password: SecretString,
+        authentication: impl Into<Authentication>,
     ) -> Result<(), ClientError> {
         let (session, device) = (self.session().clone(), device.to_owned());
-        detached(delete(session, device, password)).await
+        detached(delete(session, device, authentication.into())).await
     }
 
     /// Gives a device no more room keys, or gives them again.
@@ -206,18 +207,18 @@ impl Client {
     }
 }
 
-/// Deletes a device, with the user-interactive authentication by password that it takes.
+/// Deletes a device, with the user-interactive authentication that it takes.
 async fn delete(
     session: Arc<Session>,
     device: OwnedDeviceId,
-    password: SecretString,
+    authentication: Authentication,
 ) -> Result<(), ClientError> {
     let request = |auth: Option<Value>| {
         let body = auth.map_or_else(|| json!({}), |auth| json!({ "auth": auth }));
         HttpRequest::new(Method::Delete, "/_matrix/client/v3/devices", &[device.as_str()])
             .json(body.to_string())
     };
-    with_password(&session, &password, request).await?;
+    authenticate::call(&session, &authentication, request).await?;
     // The next message should not go to it, whenever the sync tells.
     let user = session.user_id.clone();
     session.step(|machine, snapshot, cx| machine.refresh_devices(snapshot, cx, &user))

@@ -186,3 +186,59 @@ fn an_engine_can_be_moved_to_another_thread() {
     is_send(&shared);
     assert!(format!("{shared:?}").contains("ALICEPHONE"));
 }
+
+/// The homeserver refuses whatever has one signature in it that it cannot do with, and names another one in its answer.
+#[test]
+fn a_signature_that_is_refused_costs_no_other() {
+    use herold_machine::Notice;
+    use herold_store::{
+        ChangeSet,
+        records::{SequenceKey, SignatureRecord},
+    };
+
+    let World { engine, clock, .. } = world();
+    let mut store = engine.into_store();
+    let mut changes = ChangeSet::new();
+    let user_id: OwnedUserId = "@alice:example.org".try_into().unwrap();
+    for sequence in 0..120 {
+        let name = format!("KEY{sequence}");
+        let record = SignatureRecord { user_id: user_id.clone(), name, object: "{}".to_owned() };
+        changes.put(&SequenceKey { sequence }, &record);
+    }
+    store.commit(&changes).unwrap();
+    let mut engine = Engine::load(store, clock.clone(), Box::new(SeededEntropy::new(2))).unwrap();
+    let (mut accepted, mut told, mut rounds) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let mut requests = engine.due_requests().unwrap().reply;
+        requests.retain(|request| request.http.path.ends_with("/signatures/upload"));
+        let Some(request) = requests.pop() else { break };
+        rounds += 1;
+        let body: serde_json::Value = serde_json::from_str(text(&request)).unwrap();
+        let names: Vec<String> =
+            body["@alice:example.org"].as_object().unwrap().keys().cloned().collect();
+        let is_bad = |name: &String| name == "KEY17" || name == "KEY99";
+        let failures =
+            json!({ "@alice:example.org": { "KEY5": { "errcode": "M_INVALID_SIGNATURE" } } });
+        let (status, body) = if names.iter().any(is_bad) {
+            (400, json!({ "errcode": "M_BAD_JSON", "error": "no" }))
+        } else {
+            accepted.extend(names.iter().filter(|name| *name != "KEY5").cloned());
+            (200, json!({ "failures": failures }))
+        };
+        let body = body.to_string().into_bytes();
+        let answer = Answer::Response { status, retry_after_ms: None, body: &body };
+        for (_, event) in engine.answer(&request, answer).unwrap().events {
+            if let AppEvent::Notice(Notice::SignatureRefused { name, errcode, .. }) = event {
+                told.push((name, errcode));
+            }
+        }
+        assert!(rounds < 40, "it comes to an end");
+    }
+    told.sort();
+    let expected =
+        [("KEY17", "M_BAD_JSON"), ("KEY5", "M_INVALID_SIGNATURE"), ("KEY99", "M_BAD_JSON")];
+    assert_eq!(told, expected.map(|(name, code)| (name.to_owned(), code.to_owned())));
+    accepted.sort();
+    accepted.dedup();
+    assert_eq!(accepted.len(), 117);
+}

@@ -3,10 +3,10 @@
 use herold_crypto::{
     AttachmentError, KeyFileError, RecoveryKeyError, SecretStorageError, SecretString,
 };
-use herold_machine::{MachineError, Utd};
-use herold_store::StoreError;
+use herold_machine::{Imported, MachineError, Utd};
+use herold_store::{StoreError, records::RecoveryChange};
 
-use crate::{EngineError, TransportError};
+use crate::{AuthenticationChallenge, EngineError, Missing, TransportError};
 
 /// Why the client could not do what was asked.
 ///
@@ -115,6 +115,20 @@ pub enum ClientError {
     /// The private key of the backup is not here: recover, or verify this device.
     #[error("the backup's private key is not here")]
     NoBackupKey,
+    /// The homeserver wants to be sure of the user first: have the user answer, and call again with the answer.
+    #[error("the homeserver wants the user to authenticate")]
+    AuthenticationNeeded(Box<AuthenticationChallenge>),
+    /// Recovered in part: the homeserver does not have the rest, or hides it. What was there has been taken.
+    #[error("the recovery is incomplete: {missing} missing")]
+    RecoveryIncomplete {
+        /// What is missing.
+        missing: Missing,
+        /// What came out of the key backup, if there was one to open.
+        restored: Option<Imported>,
+    },
+    /// Something else was begun with the recovery and has not come to its end: go on with that first.
+    #[error("something else was begun with the recovery")]
+    RecoveryInterrupted(RecoveryChange),
     /// A fault of the program's own: report it.
     #[error("internal error: {0}")]
     Internal(&'static str),
@@ -163,6 +177,9 @@ impl ClientError {
             Self::NoBackupKey => "no_backup_key",
             Self::UnknownVerification => "unknown_verification",
             Self::KeyFile(_) => "key_file",
+            Self::AuthenticationNeeded(_) => "authentication_needed",
+            Self::RecoveryIncomplete { .. } => "recovery_incomplete",
+            Self::RecoveryInterrupted(_) => "recovery_interrupted",
             Self::Internal(_) => "internal",
         }
     }

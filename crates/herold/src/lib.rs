@@ -36,6 +36,7 @@
 
 #![forbid(unsafe_code)]
 
+mod account_data;
 mod authenticate;
 mod builder;
 mod client;
@@ -72,6 +73,9 @@ mod transport;
 mod turns;
 mod verification;
 
+pub use authenticate::{
+    Authentication, AuthenticationAnswer, AuthenticationChallenge, AuthenticationStage,
+};
 pub use builder::ClientBuilder;
 pub use client::{Changes, Client};
 pub use clock::{Clock, OsEntropy, SystemClock};
@@ -83,7 +87,9 @@ pub use http::{HttpOptions, HttpTransport};
 pub use import::{Opened, import_room_keys};
 pub use media::Download;
 pub use progress::{Lengthy, Progress};
-pub use recovery::{Recovery, RecoveryState};
+pub use recovery::{
+    EnableStep, Missing, RecoverStep, Recovery, RecoverySecret, RecoveryState, RecoveryStates,
+};
 pub use rooms::{CreateRoom, RoomPreset};
 pub use threads::Threads;
 pub use transport::{Exchange, Transport, TransportError, TransportRequest, TransportResponse};
@@ -103,7 +109,7 @@ pub use herold_store::{
     Changed, MemoryStore, Store, StoreError,
     records::{
         HistoryVisibility, LoginRecord, MemberRecord, Membership, QueueRecord, QueueState,
-        RoomRecord,
+        RecoveryChange, RoomRecord,
     },
 };
 pub use herold_store_sqlite::{PassphraseCost, RollbackGuard, SqliteStore, StoreKey, StoreOptions};

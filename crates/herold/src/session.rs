@@ -28,6 +28,7 @@ use crate::{
     homeserver::{Homeserver, RESPONSE_LIMIT, Retry, success},
     outcomes::Outcomes,
     pace::Pace,
+    recovery,
     tasks::Tasks,
 };
 
@@ -72,6 +73,7 @@ pub(crate) struct Session {
     /// One page of history at a time.
     pub(crate) page_turn: tokio::sync::Mutex<()>,
     pub(crate) outcomes: Outcomes,
+    pub(crate) recovery: recovery::Watch,
     pub(crate) tasks: Mutex<Tasks>,
     /// The store is let go of until the app resumes.
     pub(crate) suspended: watch::Sender<bool>,
@@ -109,6 +111,7 @@ impl Session {
             sync_pace: Mutex::new(Pace::default()),
             page_turn: tokio::sync::Mutex::new(()),
             outcomes: Outcomes::default(),
+            recovery: recovery::Watch::default(),
             tasks: Mutex::new(Tasks::default()),
             suspended: watch::Sender::new(false),
             taken: Notify::new(),

@@ -129,6 +129,9 @@ pub(crate) async fn round_trip(
         })?;
         if let Some(report) = report {
             session.synced.store(true, Ordering::Release);
+            if report.secret_storage {
+                session.recovery.has_changed();
+            }
             session.beat();
             return Ok(report);
         }

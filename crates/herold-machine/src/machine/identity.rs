@@ -90,6 +90,7 @@ impl Machine {
         change(&mut record.identity);
         if record.identity != before {
             txn.put(&key, &record);
+            devices::tell_identity(&mut txn, Some(&before), &record.identity)?;
             txn.next_number(devices::GENERATION)?;
             txn.require_full();
         }

@@ -8,8 +8,8 @@ use ruma::{OwnedEventId, RoomId};
 
 use crate::{
     Answer, Context, Machine, MachineError, Outgoing, Pending, Step, SyncMode, SyncReport, account,
-    ahead, app_to_device, devices, history, history_import, key_backup, olm, outgoing,
-    own_identity, queue, request::RequestKind, rooms, sliding, sync, sync::SyncPosition, timeline,
+    ahead, app_to_device, devices, history, history_import, key_backup, olm, outgoing, queue,
+    request::RequestKind, rooms, signatures, sliding, sync, sync::SyncPosition, timeline,
     timeline::Origin, verification, wire,
 };
 
@@ -95,7 +95,7 @@ impl Machine {
                 history::handle_download(&mut txn, &mut self.hot, key, sent, answer)?;
             }
             RequestKind::Signatures { sent } => {
-                own_identity::handle_signatures(&mut txn, sent, answer)?;
+                signatures::handle_signatures(&mut txn, sent, answer)?;
             }
         }
         self.end(txn, ())

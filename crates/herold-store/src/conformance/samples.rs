@@ -327,6 +327,16 @@ samples! {
         self_signing: secret("self-signing"),
         user_signing: secret("user-signing"),
     },
+    RecoveryRecord: Only => RecoveryRecord {
+        change: RecoveryChange::Reset,
+        stage: RecoveryStage::Published,
+        key: StorageKeyRecord { key_id: "new".to_owned(), key: secret("storage key") },
+        description: "{}".to_owned(),
+        from: vec![StorageKeyRecord { key_id: "old".to_owned(), key: secret("old key") }],
+        replaced_key: Some("old".to_owned()),
+        replaced_master: Some(ed()),
+        replaced_backup: Some("1".to_owned()),
+    },
     VerificationRecord: VerificationKey { flow_id: "$flow".to_owned(), user_id: user() }
         => VerificationRecord { flow: secret("flow"), due: at(19) },
     VerificationRequestRecord: NameKey { name: "txn".to_owned() }

@@ -33,6 +33,59 @@ pub struct PendingIdentityRecord {
 }
 record!(PendingIdentityRecord, Only, PendingIdentity);
 
+/// What is being done with the user's recovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RecoveryChange {
+    /// What is missing of it is made, with a new key.
+    Enable,
+    /// All of it is replaced.
+    Reset,
+    /// The secret storage gets another key.
+    ChangeKey,
+}
+
+/// How far that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecoveryStage {
+    /// The new key is not the default one.
+    Begun,
+    /// It may be, and may be the only one that opens everything.
+    Published,
+    /// All is done, but for the user to have the new key.
+    Made,
+}
+
+/// A key of the secret storage, with its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageKeyRecord {
+    /// The id, in account data.
+    pub key_id: String,
+    /// The key's own record. Secret.
+    pub key: SecretBytes,
+}
+
+/// What was begun with the user's recovery, to be gone on with until it is done and the user has the new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryRecord {
+    /// What was begun.
+    pub change: RecoveryChange,
+    /// How far it is.
+    pub stage: RecoveryStage,
+    /// The new key.
+    pub key: StorageKeyRecord,
+    /// Its description, as JSON text.
+    pub description: String,
+    /// The keys whose place it takes, as far as they are known.
+    pub from: Vec<StorageKeyRecord>,
+    /// The default key at the beginning.
+    pub replaced_key: Option<String>,
+    /// The user's master key at the beginning.
+    pub replaced_master: Option<Ed25519PublicKey>,
+    /// The version of the key backup at the beginning of a reset.
+    pub replaced_backup: Option<String>,
+}
+record!(RecoveryRecord, Only, Recovery);
+
 /// A signature to be uploaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignatureRecord {

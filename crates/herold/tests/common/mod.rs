@@ -3,6 +3,7 @@
 #![allow(dead_code)] // not every test file uses everything
 
 pub mod http;
+pub mod mortal;
 
 use std::{
     path::Path,
