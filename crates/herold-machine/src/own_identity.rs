@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Answer, MachineError, Notice, devices, key_backup, key_requests, txn::Txn, wire::RawMap,
+    Answer, MachineError, Notice, dehydration, devices, key_backup, key_requests, txn::Txn, wire::RawMap,
 };
 
 /// The counter of signatures to be uploaded, and the back-off record of their upload.
@@ -96,6 +96,16 @@ pub(crate) fn master_key(txn: &Txn<'_, '_>) -> Result<Option<SigningKey>, Machin
     match own_identity(txn)? {
         Some(identity) => private_key(txn, &identity, KeyUsage::Master),
         None => Ok(None),
+    }
+}
+
+/// The private self-signing key, if the own identity is verified on this device.
+pub(crate) fn self_signing_key(txn: &Txn<'_, '_>) -> Result<Option<SigningKey>, MachineError> {
+    match own_identity(txn)? {
+        Some(identity) if anchor(txn)?.is_some() => {
+            private_key(txn, &identity, KeyUsage::SelfSigning)
+        }
+        _ => Ok(None),
     }
 }
 
@@ -251,6 +261,7 @@ pub(crate) fn became_sure(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     devices::mark_outdated(txn, &tracked, record)?;
     key_requests::look_again(txn)?;
     key_backup::ask(txn)?;
+    dehydration::look_again(txn)?;
     sign_own_device(txn)
 }
 

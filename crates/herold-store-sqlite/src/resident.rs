@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// A table is kept while its rows are together no larger, in bytes.
 const LIMIT: usize = 4 << 20;
 
-const TABLES: [Table; 16] = [
+const TABLES: [Table; 17] = [
     Table::KeyUpload,
     Table::Login,
     Table::Sync,
@@ -29,6 +29,7 @@ const TABLES: [Table; 16] = [
     Table::ToDeviceQueue,
     Table::UntrustedDevice,
     Table::Invitation,
+    Table::Dehydration,
 ];
 
 /// Whether a table is one of those kept.

@@ -85,6 +85,10 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("verified_device", Small),
     Step::Table("invitation", Small),
     Step::Table("history_bundle", Large),
+    Step::Table("dehydration", Small),
+    Step::Table("rehydration", Large),
+    Step::Table("rehydrated_session", Large),
+    Step::Table("dehydrated_upload", Large),
     Step::Journal,
 ]];
 

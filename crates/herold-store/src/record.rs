@@ -128,6 +128,14 @@ tables! {
     Invitation = "invitation",
     /// Bundles of room keys that were shared with us and are to be fetched.
     HistoryBundle = "history_bundle",
+    /// How things stand with the dehydrated device.
+    Dehydration = "dehydration",
+    /// A dehydrated device that is being read.
+    Rehydration = "rehydration",
+    /// Its Olm sessions.
+    RehydratedSession = "rehydrated_session",
+    /// A dehydrated device that the homeserver may not have accepted yet.
+    DehydratedUpload = "dehydrated_upload",
 }
 
 /// A typed record: its table, its key, and its bytes.

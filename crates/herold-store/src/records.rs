@@ -148,9 +148,14 @@ macro_rules! record {
     };
 }
 
+mod dehydration;
 mod history;
 mod own;
 
+pub use dehydration::{
+    DehydratedUploadRecord, DehydrationRecord, DehydrationStage, RehydratedSessionRecord,
+    RehydrationOutcome, RehydrationRecord, RehydrationRefusal,
+};
 pub use history::{HistoryBundleKey, HistoryBundleRecord, InvitationRecord};
 pub use own::{
     BackupBatchRecord, BackupDueRecord, BackupRecord, ParkedRecord, PendingIdentityRecord,

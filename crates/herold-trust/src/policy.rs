@@ -119,6 +119,9 @@ pub struct Policy {
     pub share_history: bool,
     /// Whether room keys of a room's past are taken from whoever has invited this user (MSC4268). Default: `true`.
     pub accept_history: bool,
+    /// Whether the user may have a dehydrated device: made, kept and opened by this one (MSC3814). None is made before the
+    /// app asks for one. Default: `true`.
+    pub dehydration: bool,
 }
 
 impl Default for Policy {
@@ -134,6 +137,7 @@ impl Default for Policy {
             untrusted_grace: Duration::from_hours(7 * 24),
             share_history: true,
             accept_history: true,
+            dehydration: true,
         }
     }
 }
@@ -292,7 +296,8 @@ impl std::fmt::Display for WithheldCode {
 }
 
 /// Whether this device may get a room key. `identity` is that of the device's owner, if there is one;
-/// `blocked` is the app's own decision about the device. A dehydrated device is judged like any other.
+/// `blocked` is the app's own decision about the device. A dehydrated device has to be cross-signed under every policy
+/// (MSC3814): nobody sees it in use, so nobody would wonder about one that the server has made up.
 ///
 /// # Errors
 ///
@@ -306,6 +311,9 @@ pub fn may_receive(
 ) -> Result<(), WithheldCode> {
     if blocked {
         return Err(WithheldCode::Blacklisted);
+    }
+    if device.dehydrated && !is_cross_signed(device, identity) {
+        return Err(WithheldCode::Unverified);
     }
     let state = identity.map(Identity::state);
     let trusted = match policy.effective_recipients() {

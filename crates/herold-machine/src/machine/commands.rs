@@ -236,6 +236,7 @@ impl Machine {
         let mut policy = self.policy.clone();
         policy.share_history &= deployment.share_history;
         policy.accept_history &= deployment.accept_history;
+        policy.dehydration &= deployment.dehydration;
         policy.floor.recipients = policy.floor.recipients.max(floor.recipients);
         policy.floor.decrypt_trust = policy.floor.decrypt_trust.max(floor.decrypt_trust);
         policy.recipients = policy.recipients.max(policy.floor.recipients);

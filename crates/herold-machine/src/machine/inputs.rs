@@ -8,7 +8,7 @@ use ruma::{OwnedEventId, RoomId};
 
 use crate::{
     Answer, Context, Machine, MachineError, Outgoing, Pending, Step, SyncMode, SyncReport, account,
-    ahead, app_to_device, devices, history, history_import, key_backup, olm, outgoing,
+    ahead, app_to_device, dehydration, devices, history, history_import, key_backup, olm, outgoing,
     own_identity, queue, request::RequestKind, rooms, sliding, sync, sync::SyncPosition, timeline,
     timeline::Origin, verification, wire,
 };
@@ -93,6 +93,9 @@ impl Machine {
             }
             RequestKind::History { key, sent } => {
                 history::handle_download(&mut txn, &mut self.hot, key, sent, answer)?;
+            }
+            RequestKind::Dehydration { sent } => {
+                dehydration::handle_answer(&mut txn, &mut self.hot, &self.policy, sent, answer)?;
             }
             RequestKind::Signatures { sent } => {
                 own_identity::handle_signatures(&mut txn, sent, answer)?;
@@ -297,6 +300,7 @@ impl Machine {
         verification::advance(&mut txn)?;
         history_import::advance(&mut txn, &mut self.hot)?;
         key_backup::advance(&mut txn)?;
+        dehydration::advance(&mut txn, &self.policy)?;
         self.end(txn, ())
     }
 }
