@@ -206,6 +206,7 @@ impl Policy {
                 .map_or(default.untrusted_grace, Duration::from_secs),
             share_history: default.share_history,
             accept_history: default.accept_history,
+            dehydration: default.dehydration,
         }
     }
 }

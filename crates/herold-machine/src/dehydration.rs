@@ -156,20 +156,23 @@ pub(crate) fn import_key(
     Ok(true)
 }
 
-/// The app wants a dehydrated device. What was sent to the one that is there is read first.
-pub(crate) fn start(txn: &mut Txn<'_, '_>, policy: &Policy) -> Result<(), MachineError> {
+/// The app wants a dehydrated device. What was sent to the one that is there is read first, unless this device keeps one
+/// already. Answers whether it is.
+pub(crate) fn start(txn: &mut Txn<'_, '_>, policy: &Policy) -> Result<bool, MachineError> {
     may_begin(txn, policy)?;
     if own_identity::self_signing_key(txn)?.is_none() {
-        return Err(MachineError::UnknownIdentity);
+        return Err(MachineError::NotVerified);
     }
     let mut record: DehydrationRecord = txn.load(&Only)?.unwrap_or_default();
     record.enabled = true;
     let is_kept = record.stage == DehydrationStage::Idle && record.device_id.is_some();
     if is_kept || !is_to_look(record.stage) {
         record.look_at = Timestamp::default();
-        return Ok(txn.put_changed(&Only, &record)?);
+        txn.put_changed(&Only, &record)?;
+        return Ok(matches!(record.stage, DehydrationStage::Look | DehydrationStage::Read));
     }
-    look(txn, record)
+    look(txn, record)?;
+    Ok(true)
 }
 
 /// Opens the dehydrated device that the homeserver has, if it is ours.
@@ -195,7 +198,7 @@ fn may_begin(txn: &Txn<'_, '_>, policy: &Policy) -> Result<(), MachineError> {
         return Err(MachineError::NoDehydrationKey);
     }
     // Whether a device is ours is what the verified identity says.
-    own_identity::anchor(txn)?.map(drop).ok_or(MachineError::UnknownIdentity)
+    own_identity::anchor(txn)?.map(drop).ok_or(MachineError::NotVerified)
 }
 
 fn look(txn: &mut Txn<'_, '_>, mut record: DehydrationRecord) -> Result<(), MachineError> {

@@ -456,22 +456,21 @@ pub struct PolicyRecord {
 
 impl Record for PolicyRecord {
     const TABLE: Table = Table::Policy;
-    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history.
-    const VERSION: u8 = 3;
+    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history, version 3 nothing of dehydrated
+    /// devices.
+    const VERSION: u8 = 4;
     type Key = Only;
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let default = Policy::default();
+        let of_history = (default.share_history, default.accept_history, default.dehydration);
         match bytes.split_first() {
             Some((1, body)) => {
-                let policy = Policy::default();
-                let rest = (policy.untrusted_grace, policy.share_history, policy.accept_history);
-                decode_body(&with_rest(body, &rest))
+                decode_body(&with_rest(body, &(default.untrusted_grace, of_history)))
             }
-            Some((2, body)) => {
-                let policy = Policy::default();
-                decode_body(&with_rest(body, &(policy.share_history, policy.accept_history)))
-            }
-            Some((3, body)) => decode_body(body),
+            Some((2, body)) => decode_body(&with_rest(body, &of_history)),
+            Some((3, body)) => decode_body(&with_rest(body, &default.dehydration)),
+            Some((4, body)) => decode_body(body),
             _ => Err(StoreError::Corrupt("a policy of an unknown version".to_owned())),
         }
     }

@@ -11,7 +11,7 @@ use herold_machine::{HttpRequest, Imported, Method};
 use serde_json::Value;
 
 use crate::{
-    Client, ClientError, Lengthy, authenticate,
+    Client, ClientError, Lengthy, authenticate, dehydration,
     homeserver::{RESPONSE_LIMIT, Retry},
     key_backup,
     progress::Report,
@@ -207,6 +207,7 @@ async fn recover(
         }
     }
     own_list(session).await?;
+    dehydration::recovered(session, &storage).await;
     let Some(secret) = storage.read(session, key_backup::SECRET).await? else { return Ok(None) };
     let request = HttpRequest::new(Method::Get, "/_matrix/client/v3/room_keys", &["version"]);
     let response = session.call_raw(request, Retry::Always, RESPONSE_LIMIT).await?;

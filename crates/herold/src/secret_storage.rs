@@ -9,7 +9,7 @@ use herold_machine::{HttpRequest, Method};
 use serde_json::{Value, json};
 
 use crate::{
-    ClientError, OsEntropy,
+    ClientError, OsEntropy, dehydration,
     homeserver::{RESPONSE_LIMIT, Retry},
     session::Session,
     tasks::blocking,
@@ -95,6 +95,7 @@ impl SecretStorage {
 
     /// Makes this the key that other devices open.
     pub(crate) async fn make_default(&self, session: &Session) -> Result<(), ClientError> {
+        dehydration::keep_key(session, self).await?;
         put(session, DEFAULT_KEY, &json!({ "key": self.key_id })).await
     }
 }
@@ -103,6 +104,14 @@ impl SecretStorage {
 pub(crate) async fn exists(session: &Session) -> Result<bool, ClientError> {
     let default = get(session, DEFAULT_KEY).await?;
     Ok(default.is_some_and(|content| content.get("key").is_some_and(Value::is_string)))
+}
+
+/// Whether there is such a secret under the default key. Whether it can be opened, and is what it should be, this does not say.
+pub(crate) async fn has(session: &Session, name: &str) -> Result<bool, ClientError> {
+    let Some(default) = get(session, DEFAULT_KEY).await? else { return Ok(false) };
+    let Some(key_id) = default.get("key").and_then(Value::as_str) else { return Ok(false) };
+    let Some(content) = get(session, name).await? else { return Ok(false) };
+    Ok(EncryptedSecret::from_account_data(&content, key_id)?.is_some())
 }
 
 /// Stretches a passphrase, where it holds nothing else up.

@@ -47,19 +47,19 @@ impl Machine {
 
     /// The user is to have a dehydrated device from now on. What was sent to the one that is there is read first; then one is
     /// made in its place, signed by the self-signing key, and replaced once a week. [`Machine::dehydration`] says how far
-    /// it is.
+    /// it is. Replies whether one is read first: not if this device keeps one already.
     ///
     /// # Errors
-    /// [`MachineError::PolicyDenied`]; [`MachineError::NoDehydrationKey`]; [`MachineError::UnknownIdentity`] if the own
+    /// [`MachineError::PolicyDenied`]; [`MachineError::NoDehydrationKey`]; [`MachineError::NotVerified`] if the own
     /// identity is not verified on this device, or its self-signing key is not here; those of the store.
     pub fn start_dehydration(
         &mut self,
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
-    ) -> Result<Step<Pending>, MachineError> {
+    ) -> Result<Step<Pending, bool>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        dehydration::start(&mut txn, &self.policy)?;
-        self.end(txn, ())
+        let reads = dehydration::start(&mut txn, &self.policy)?;
+        self.end(txn, reads)
     }
 
     /// Reads what was sent to the user's dehydrated device, if there is one and it is ours, and takes the room keys. Whoever
@@ -67,7 +67,7 @@ impl Machine {
     /// refused stays where it is.
     ///
     /// # Errors
-    /// [`MachineError::PolicyDenied`]; [`MachineError::NoDehydrationKey`]; [`MachineError::UnknownIdentity`] if the own
+    /// [`MachineError::PolicyDenied`]; [`MachineError::NoDehydrationKey`]; [`MachineError::NotVerified`] if the own
     /// identity is not verified on this device; those of the store.
     pub fn rehydrate(
         &mut self,

@@ -62,6 +62,19 @@ pub enum RehydrationOutcome {
     Refused(RehydrationRefusal),
 }
 
+impl RehydrationOutcome {
+    /// The outcome's stable name; a refusal has the name of its reason.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Absent => "absent",
+            Self::Unsupported => "unsupported",
+            Self::Refused(reason) => reason.as_str(),
+        }
+    }
+}
+
 /// Why a dehydrated device is not opened, or not read on. The room keys taken until then stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]

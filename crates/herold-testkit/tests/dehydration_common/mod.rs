@@ -197,7 +197,7 @@ pub fn rewrite(
     }));
 }
 
-/// An Olm channel of an attacker's to the dehydrated device.
+/// An Olm channel of an attacker's to the dehydrated device. What it needs is asked for with Bob's token.
 pub struct Mailer {
     pub attacker: Attacker,
     device_id: String,
@@ -210,10 +210,10 @@ impl Mailer {
         let device_id = dehydrated(world);
         let user = "@alice:world.test";
         let asked = json!({ "device_keys": { user: [] } });
-        let known = world.call(Some(0), "POST", "/_matrix/client/v3/keys/query", asked);
+        let known = world.call(Some(1), "POST", "/_matrix/client/v3/keys/query", asked);
         let keys = known["device_keys"][user][&device_id]["keys"].clone();
         let wanted = json!({ "one_time_keys": { user: { &device_id: "signed_curve25519" } } });
-        let claimed = world.call(Some(0), "POST", "/_matrix/client/v3/keys/claim", wanted);
+        let claimed = world.call(Some(1), "POST", "/_matrix/client/v3/keys/claim", wanted);
         let one_time = claimed["one_time_keys"][user][&device_id].as_object().unwrap();
         let one_time = one_time.values().next().unwrap()["key"].as_str().unwrap();
         let session = attacker
