@@ -460,3 +460,40 @@ fn an_unsigned_dehydrated_device_gets_no_room_key_under_any_policy() {
     assert!(world.text(0, &room, &sent).is_ok());
     clean(&world);
 }
+
+/// Attacks N26 and N27: whoever asks in the name of the dehydrated device, which the verified identity has signed.
+#[test]
+fn nobody_is_given_anything_in_the_name_of_the_dehydrated_device() {
+    let (mut world, alice, bob, room, _) = scene(230);
+    let sent = world.send(bob, &room, "a secret");
+    let session = behaviour_common::session(&world, &room, &sent);
+    let id = dehydrated(&world);
+    let before = world.server.to_device_log().len();
+    let asked = json!({
+        "action": "request", "name": KEY, "request_id": "r1", "requesting_device_id": id,
+    });
+    attacks_common::inject_clear(&mut world, alice, ALICE, "m.secret.request", asked);
+    let asked = json!({
+        "action": "request", "request_id": "r2", "requesting_device_id": id,
+        "body": { "algorithm": attacks_common::MEGOLM, "room_id": room, "session_id": session },
+    });
+    attacks_common::inject_clear(&mut world, alice, ALICE, "m.room_key_request", asked);
+    world.settle();
+    // It is not asked to verify anybody either: there is no other device to ask.
+    let own = world.devices[alice].user_id.clone();
+    let begun = world.command(alice, |engine| {
+        engine.step(|machine, snapshot, cx| {
+            machine.request_verification(snapshot, cx, &own, None, herold::Methods::ALL)
+        })
+    });
+    assert!(begun.is_none());
+    world.settle();
+    assert_eq!(world.server.to_device_log().len(), before);
+    assert_eq!(olm_messages_since(&world, before, &id), 0);
+    clean(&world);
+}
+
+fn olm_messages_since(world: &World, since: usize, device: &str) -> usize {
+    let log = world.server.to_device_log()[since..].iter();
+    log.filter(|sent| sent.recipient_device == device).count()
+}

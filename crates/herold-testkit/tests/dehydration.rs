@@ -303,3 +303,29 @@ fn the_upload_is_what_the_proposal_asks_for() {
     let fallback = body["fallback_keys"].as_object().unwrap();
     assert!(fallback.len() == 1 && fallback.values().all(|key| key["fallback"] == true));
 }
+
+/// The homeserver may have accepted it all the same, and given keys of it to others.
+#[test]
+fn an_upload_without_an_answer_is_made_anew() {
+    let mut world = World::new(11);
+    let alice = world.add_device("alice");
+    bootstrap(&mut world, alice, false);
+    let mut failed = 0;
+    world.tamper = Some(Box::new(move |_, path, response| {
+        if path.ends_with(DEVICE) && response.status == 200 && failed < 3 {
+            failed += 1;
+            response.status = 502;
+        }
+    }));
+    start(&mut world, alice);
+    let seen = world.server.requests().iter();
+    let seen = seen.filter(|seen| seen.method == "PUT" && seen.path.ends_with(DEVICE));
+    let bodies: Vec<Value> =
+        seen.map(|seen| serde_json::from_slice(&seen.body).unwrap()).collect();
+    assert_eq!(bodies.len(), 4);
+    let ids: std::collections::BTreeSet<&str> =
+        bodies.iter().map(|body| body["device_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 4);
+    assert_eq!(world.server.device_ids("@alice:world.test").len(), 2, "one is left");
+    clean(&world);
+}
