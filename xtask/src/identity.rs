@@ -150,6 +150,66 @@ pub fn history(world: &World<'_>) -> Result<()> {
     say(&mut a, &room, "new", &mut [&mut b]).map(drop)
 }
 
+/// A's only device makes a dehydrated one and is logged out; what B says then is readable on A's next device, and so is what is
+/// said when that one is gone, too.
+pub fn dehydrated(world: &World<'_>) -> Result<()> {
+    let (mut a, mut b) = world.two()?;
+    let room = make_room(&mut a, &mut [&mut b], json!({"rotation_msgs": 1}))?;
+    say(&mut a, &room, "before", &mut [&mut b])?;
+    let key = bootstrap(world, &mut a)?;
+    a.wait("wait_backup", WAIT, json!({}))?;
+    dehydrate(&mut a, &mut b, &key)?;
+    let user = a.user().to_owned();
+    log_out(a, &mut b)?;
+    let away = say_many(&mut b, &room, "away")?;
+
+    let mut a2 = world.login(world.b, "A2", &user)?;
+    open(&mut a2, &key, 1)?;
+    reads_many(&mut a2, &room, b.user(), "away", &away)?;
+    dehydrate(&mut a2, &mut b, &key)?;
+    log_out(a2, &mut b)?;
+    let again = say_many(&mut b, &room, "again")?;
+
+    let mut a3 = world.login(world.a, "A3", &user)?;
+    open(&mut a3, &key, 1)?;
+    reads_many(&mut a3, &room, b.user(), "again", &again)?;
+    say(&mut b, &room, "welcome", &mut [&mut a3]).map(drop)
+}
+
+/// The peer keeps a dehydrated device, and the other one knows of it.
+fn dehydrate(peer: &mut Peer, other: &mut Peer, key: &str) -> Result<()> {
+    let made = peer.wait("dehydration_start", RESTORE, json!({"recovery_key": key}))?;
+    let device = Device { user: peer.user().to_owned(), id: text(&made, "device") };
+    ensure(!device.id.is_empty(), || format!("{}: no dehydrated device", peer.label()))?;
+    other.wait_device(&device, true)
+}
+
+/// The peer's device is gone, and the other one knows.
+fn log_out(mut peer: Peer, other: &mut Peer) -> Result<()> {
+    let device = peer.device.clone();
+    peer.call("logout", json!({}))?;
+    peer.close()?;
+    other.wait_device(&device, false)
+}
+
+/// As many messages, each with its own key.
+fn say_many(peer: &mut Peer, room: &str, what: &str) -> Result<Vec<String>> {
+    (0..3).map(|n| peer.send(room, &format!("{what} {n}"))).collect()
+}
+
+fn reads_many(
+    peer: &mut Peer,
+    room: &str,
+    sender: &str,
+    what: &str,
+    events: &[String],
+) -> Result<()> {
+    for (n, event) in events.iter().enumerate() {
+        reads(peer, room, event, sender, &format!("{what} {n}"))?;
+    }
+    Ok(())
+}
+
 /// Makes an identity, a backup and a secret storage; the recovery key.
 fn bootstrap(world: &World<'_>, peer: &mut Peer) -> Result<String> {
     let made = peer.call("bootstrap", json!({"password": PASSWORD}))?;

@@ -53,6 +53,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "sas_self", shows: "a new device of A's is verified, gets the secrets and restores the backup", needs_of_a: &["gossip"], needs_of_b: &["sas_self"], play: identity::sas_self },
     Scenario { name: "key_file", shows: "room keys in a file from A's make to B's and back", needs_of_a: &["key_files"], needs_of_b: &["key_files"], play: identity::key_file },
     Scenario { name: "backup", shows: "50 room keys through the backup from A's make to B's, and 50 back", needs_of_a: &["backup"], needs_of_b: &["backup"], play: identity::backup },
+    Scenario { name: "dehydrated", shows: "what B says while A has no device is read by A's next one, of B's make", needs_of_a: &["dehydration"], needs_of_b: &["dehydration"], play: identity::dehydrated },
     Scenario { name: "history", shows: "A invites B with the room's history: B reads what was said before", needs_of_a: &["cross_signing", "history"], needs_of_b: &["cross_signing", "history"], play: identity::history },
 ];
 

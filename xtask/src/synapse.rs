@@ -162,6 +162,8 @@ fn configuration(folder: &Path, address: SocketAddr, proxy: &Proxy) -> Value {
         "enable_registration_without_verification": true,
         "bcrypt_rounds": 4,
         "presence": {"enabled": false},
+        // Dehydrated devices.
+        "experimental_features": {"msc3814_enabled": true},
         "url_preview_enabled": false,
         "max_upload_size": "100M",
         // A sync with an old token must not be answered from a cache: it would repeat to-device

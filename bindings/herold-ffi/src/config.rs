@@ -211,6 +211,7 @@ impl Policy {
             share_history: default.share_history,
             accept_history: default.accept_history,
             lifetimes: default.lifetimes,
+            dehydration: default.dehydration,
         }
     }
 }

@@ -144,6 +144,9 @@ pub enum Command {
     /// Set up what lets a new device in: the identity, the key backup, the secret storage
     #[command(subcommand)]
     Recovery(Recovery),
+    /// Keep a mailbox on the server for what is said while none of your devices is there
+    #[command(subcommand)]
+    Dehydration(Dehydration),
     /// Verify another user or an own device, by comparing emoji or with a QR code
     Verify(Verify),
     /// Write the room keys into a file, or take them out of one
@@ -602,6 +605,31 @@ pub struct ChangeKey {
 #[command(after_help = "\
 The recovery key or the passphrase is asked for unless --stdin or $HEROLD_RECOVERY_KEY gives it.")]
 pub struct Recover {
+    /// Read it from the first line of standard input
+    #[arg(long)]
+    pub stdin: bool,
+}
+
+/// `herold dehydration`
+#[derive(Subcommand, Debug)]
+pub enum Dehydration {
+    /// Say whether there is one, and whether this device keeps it
+    Status,
+    /// Make one, after taking what was sent to the one that is there; it is replaced once a week
+    Start(StartDehydration),
+    /// Remove it, with what was sent to it
+    Stop,
+}
+
+/// `herold dehydration start`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Its key is kept in the secret storage, which the recovery key or its passphrase opens. They are asked
+for, unless --stdin or $HEROLD_RECOVERY_KEY gives one, or the key is on this device already.
+
+Whoever has a new device and the recovery key reads there what was said in between: 'herold recovery
+recover' takes it.")]
+pub struct StartDehydration {
     /// Read it from the first line of standard input
     #[arg(long)]
     pub stdin: bool,

@@ -105,6 +105,12 @@ impl From<ClientError> for Failure {
             (ClientError::IdentityExists, _) => {
                 ", and this device does not have its keys: 'herold recovery recover', or 'herold verify'"
             }
+            (ClientError::NotVerified, _) => {
+                ": 'herold recovery recover', or 'herold verify' with another device"
+            }
+            (ClientError::NoDehydrationKey, _) => {
+                ", or not in the secret storage: give the recovery key with --stdin"
+            }
             (ClientError::NoBackupKey, _) => ": 'herold recovery recover', or 'herold verify'",
             (ClientError::RecoveryInterrupted(_), _) => ": 'herold recovery status' says which",
             (ClientError::AuthenticationNeeded(_), _) => {

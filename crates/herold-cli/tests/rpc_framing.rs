@@ -111,6 +111,7 @@ fn hello_says_what_it_is() {
         "sas_self",
         "key_files",
         "history",
+        "dehydration",
     ]);
     assert_eq!(answer["result"]["features"], features);
 }

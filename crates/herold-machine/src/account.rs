@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use herold_crypto::{Account, IdentityKeys};
+use herold_crypto::{Account, Curve25519PublicKey, IdentityKeys};
 use herold_store::{
     StoreError,
     records::{
@@ -12,7 +12,7 @@ use herold_store::{
 };
 use herold_trust::{MEGOLM, OLM, Timestamp};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     Answer, MachineError, Notice,
@@ -73,7 +73,16 @@ pub(crate) fn signed_device_keys(
     keys: IdentityKeys,
     account: &Account,
 ) -> Result<Value, MachineError> {
-    let mut object = json!({
+    let mut object = device_keys(user_id, device_id, keys);
+    account
+        .sign_json(user_id.as_str(), device_id.as_str(), &mut object)
+        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    Ok(object)
+}
+
+/// The device's keys, not signed yet.
+pub(crate) fn device_keys(user_id: &UserId, device_id: &DeviceId, keys: IdentityKeys) -> Value {
+    json!({
         "user_id": user_id,
         "device_id": device_id,
         "algorithms": [OLM, MEGOLM],
@@ -81,11 +90,37 @@ pub(crate) fn signed_device_keys(
             format!("curve25519:{device_id}"): keys.curve25519.to_base64(),
             format!("ed25519:{device_id}"): keys.ed25519.to_base64(),
         },
-    });
-    account
-        .sign_json(user_id.as_str(), device_id.as_str(), &mut object)
-        .map_err(|error| MachineError::Crypto(error.to_string()))?;
-    Ok(object)
+    })
+}
+
+/// Keys by their ids on the wire.
+type WireKeys = Map<String, Value>;
+
+/// The one-time keys and the fallback key that are not published, signed by the device.
+pub(crate) fn signed_keys(
+    user_id: &UserId,
+    device_id: &DeviceId,
+    account: &Account,
+) -> Result<(WireKeys, WireKeys), MachineError> {
+    let sign = |public: &Curve25519PublicKey, fallback: bool| {
+        let mut key = json!({ "key": public.to_base64() });
+        if fallback && let Some(object) = key.as_object_mut() {
+            object.insert("fallback".to_owned(), Value::Bool(true));
+        }
+        account
+            .sign_json(user_id.as_str(), device_id.as_str(), &mut key)
+            .map_err(|error| MachineError::Crypto(error.to_string()))?;
+        Ok::<_, MachineError>(key)
+    };
+    let (mut one_time, mut fallback) = (Map::new(), Map::new());
+    for (id, public) in account.unpublished_one_time_keys() {
+        one_time.insert(format!("signed_curve25519:{id}"), sign(&public, false)?);
+    }
+    if let Some((id, public)) = account.unpublished_fallback_key() {
+        // The core numbers one-time and fallback keys apart; on the wire their ids must not meet.
+        fallback.insert(format!("signed_curve25519:F{id}"), sign(&public, true)?);
+    }
+    Ok((one_time, fallback))
 }
 
 /// The body of `/keys/upload`: the same keys under the same ids until the server has accepted them.
@@ -94,33 +129,17 @@ pub(crate) fn upload_body(
     account: &Account,
     uploads: &KeyUploadRecord,
 ) -> Result<String, MachineError> {
-    let sign = |public: &herold_crypto::Curve25519PublicKey, fallback: bool| {
-        let mut key = json!({ "key": public.to_base64() });
-        if fallback && let Some(object) = key.as_object_mut() {
-            object.insert("fallback".to_owned(), Value::Bool(true));
-        }
-        account
-            .sign_json(record.user_id.as_str(), record.device_id.as_str(), &mut key)
-            .map_err(|error| MachineError::Crypto(error.to_string()))?;
-        Ok::<_, MachineError>(key)
-    };
-    let mut body = serde_json::Map::new();
+    let mut body = Map::new();
     if !uploads.device_keys_published {
         let keys = serde_json::from_str(&record.signed_keys)
             .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
         body.insert("device_keys".to_owned(), keys);
     }
-    let mut one_time = serde_json::Map::new();
-    for (id, public) in account.unpublished_one_time_keys() {
-        one_time.insert(format!("signed_curve25519:{id}"), sign(&public, false)?);
-    }
+    let (one_time, fallback) = signed_keys(&record.user_id, &record.device_id, account)?;
     if !one_time.is_empty() {
         body.insert("one_time_keys".to_owned(), Value::Object(one_time));
     }
-    if let Some((id, public)) = account.unpublished_fallback_key() {
-        let mut fallback = serde_json::Map::new();
-        // The core numbers one-time and fallback keys apart; on the wire their ids must not meet.
-        fallback.insert(format!("signed_curve25519:F{id}"), sign(&public, true)?);
+    if !fallback.is_empty() {
         body.insert("fallback_keys".to_owned(), Value::Object(fallback));
     }
     Ok(Value::Object(body).to_string())

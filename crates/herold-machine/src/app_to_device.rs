@@ -280,7 +280,9 @@ fn look_up(
         return Ok(vec![(device_id, state)]);
     }
     let all = txn.list::<DeviceRecord>(&DeviceKey::of(user_id))?;
-    let others = all.into_iter().filter(|(_, record)| is_other(&record.device));
+    // Nobody is there to take anything but room keys from a dehydrated device.
+    let is_meant = |device: &Device| is_other(device) && !device.dehydrated;
+    let others = all.into_iter().filter(|(_, record)| is_meant(&record.device));
     Ok(others.map(|(key, _)| (key.device_id, ToDeviceState::Waiting)).collect())
 }
 

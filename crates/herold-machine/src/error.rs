@@ -33,6 +33,12 @@ pub enum MachineError {
     /// The user has no cross-signing identity that is known here.
     #[error("the user has no identity that is known")]
     UnknownIdentity,
+    /// The own identity is not verified on this device, or its private self-signing key is not here.
+    #[error("the own identity is not verified on this device")]
+    NotVerified,
+    /// The key of the dehydrated device is not here.
+    #[error("the key of the dehydrated device is not here")]
+    NoDehydrationKey,
     /// The deployment's policy does not allow this.
     #[error("the deployment's policy does not allow this")]
     PolicyDenied,

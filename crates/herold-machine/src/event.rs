@@ -298,6 +298,11 @@ pub enum Notice {
         /// How many of the user's devices were told. Those that the user has not cross-signed were not.
         devices: usize,
     },
+    /// The user has no dehydrated device any more, and none is made: somebody has removed it, or the homeserver takes none.
+    DehydrationStopped {
+        /// The Matrix error code; `M_NOT_FOUND` if it was removed.
+        errcode: String,
+    },
 }
 
 impl Notice {
@@ -319,6 +324,7 @@ impl Notice {
             Self::HistoryReceived { .. } => "history_received",
             Self::HistoryRefused { .. } => "history_refused",
             Self::HistoryShared { .. } => "history_shared",
+            Self::DehydrationStopped { .. } => "dehydration_stopped",
             Self::OneTimeKeyRefused { .. } => "one_time_key_refused",
             Self::KeyWithheld { .. } => "key_withheld",
             Self::OneTimeKeyClash => "one_time_key_clash",

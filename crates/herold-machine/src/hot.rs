@@ -17,7 +17,7 @@ use herold_store::{
     },
 };
 use herold_trust::{Device, parse_sender_device_keys};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
@@ -54,6 +54,8 @@ pub(crate) struct Hot {
     restored: u64,
     /// A bundle of room keys that is being taken in.
     pub(crate) history: Option<Import>,
+    /// The dehydrated device whose upload this process has asked for.
+    pub(crate) uploading: Option<OwnedDeviceId>,
 }
 
 /// A live inbound session as one device has claimed it.
@@ -95,6 +97,7 @@ impl Hot {
             sender_devices: BTreeMap::new(),
             restored: 0,
             history: None,
+            uploading: None,
         }
     }
 

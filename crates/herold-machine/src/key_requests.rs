@@ -101,10 +101,12 @@ pub(crate) fn verified_devices(txn: &Txn<'_, '_>) -> Result<Vec<Device>, Machine
     Ok(verified)
 }
 
-/// Whether this is another device of our own user, and verified. It is its keys that count.
+/// Whether this is another device of our own user, and verified. It is its keys that count. A dehydrated one neither asks
+/// nor answers.
 pub(crate) fn is_verified_own(txn: &Txn<'_, '_>, device: &Device) -> Result<bool, MachineError> {
     let own = txn.own();
-    if device.user_id != own.user_id
+    if device.dehydrated
+        || device.user_id != own.user_id
         || device.device_id == own.device_id
         || device.keys.curve25519 == own.keys.curve25519
     {

@@ -3,6 +3,7 @@
 
 mod backup;
 mod commands;
+mod dehydration;
 mod events;
 mod history;
 mod identity;

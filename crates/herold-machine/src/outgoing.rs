@@ -21,6 +21,7 @@ use crate::{
     account::{SentKeys, UPLOAD, upload_body},
     app_to_device,
     context::LONGEST_DELAY,
+    dehydration,
     devices::query_name,
     history, key_backup,
     queue::{LATE_SHARES, heads},
@@ -120,6 +121,7 @@ pub(crate) fn requests(
     requests.extend(signatures(snapshot, now)?);
     requests.extend(backup(snapshot, now)?);
     requests.extend(history::request(snapshot, now)?);
+    requests.extend(dehydration::request(snapshot, now)?);
     Ok(requests)
 }
 
@@ -409,6 +411,7 @@ pub(crate) fn next_timeout(
     }
     times.extend(app_to_device::timeouts(snapshot)?);
     times.extend(verification::next_timeout(snapshot)?);
+    times.extend(dehydration::next_timeout(snapshot)?);
     times.extend(
         snapshot
             .list::<BackoffRecord>(&[], usize::MAX)?

@@ -20,7 +20,9 @@ use herold_trust::{
 use ruma::UserId;
 use serde_json::Value;
 
-use crate::{MachineError, devices, key_backup, key_requests, signatures::SIGNATURES, txn::Txn};
+use crate::{
+    MachineError, dehydration, devices, key_backup, key_requests, signatures::SIGNATURES, txn::Txn,
+};
 
 /// The name of a private key in secret storage.
 pub(crate) const fn secret_name(usage: KeyUsage) -> &'static str {
@@ -90,6 +92,16 @@ pub(crate) fn master_key(txn: &Txn<'_, '_>) -> Result<Option<SigningKey>, Machin
     match own_identity(txn)? {
         Some(identity) => private_key(txn, &identity, KeyUsage::Master),
         None => Ok(None),
+    }
+}
+
+/// The private self-signing key, if the own identity is verified on this device.
+pub(crate) fn self_signing_key(txn: &Txn<'_, '_>) -> Result<Option<SigningKey>, MachineError> {
+    match own_identity(txn)? {
+        Some(identity) if anchor(txn)?.is_some() => {
+            private_key(txn, &identity, KeyUsage::SelfSigning)
+        }
+        _ => Ok(None),
     }
 }
 
@@ -247,6 +259,7 @@ pub(crate) fn became_sure(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     devices::mark_outdated(txn, &tracked, record)?;
     key_requests::look_again(txn)?;
     key_backup::ask(txn)?;
+    dehydration::look_again(txn)?;
     sign_own_device(txn)
 }
 

@@ -8,7 +8,9 @@ use herold_store::records::{
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 
 use crate::account::SentKeys;
+use crate::dehydration::DehydrationRequest;
 use crate::history::MAX_BUNDLE;
+use crate::rehydration::{MAX_DEVICE, MAX_PAGE};
 
 /// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +195,7 @@ impl Outgoing {
             RequestKind::BackupVersion => "backup_version",
             RequestKind::BackupUpload { .. } => "backup_upload",
             RequestKind::History { .. } => "history",
+            RequestKind::Dehydration { .. } => "dehydrated_device",
         }
     }
 
@@ -200,7 +203,12 @@ impl Outgoing {
     /// read: see [`Answer::OverLimit`].
     #[must_use]
     pub fn response_limit(&self) -> Option<usize> {
-        matches!(self.kind, RequestKind::History { .. }).then_some(MAX_BUNDLE)
+        match &self.kind {
+            RequestKind::History { .. } => Some(MAX_BUNDLE),
+            RequestKind::Dehydration { sent: DehydrationRequest::Look } => Some(MAX_DEVICE),
+            RequestKind::Dehydration { sent: DehydrationRequest::Page { .. } } => Some(MAX_PAGE),
+            _ => None,
+        }
     }
 }
 
@@ -245,6 +253,9 @@ pub(crate) enum RequestKind {
     History {
         key: HistoryBundleKey,
         sent: HistoryBundleRecord,
+    },
+    Dehydration {
+        sent: DehydrationRequest,
     },
 }
 

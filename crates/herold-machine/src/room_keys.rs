@@ -27,26 +27,26 @@ const MAX_WITHHELD: usize = 1000;
 /// Longer session ids and codes from outside are refused.
 pub(crate) const MAX_TEXT: usize = 255;
 
-/// Takes an `m.room_key` whose Olm payload has been checked.
+/// Takes an `m.room_key` whose Olm payload has been checked. Answers what became of it.
 pub(crate) fn handle_room_key(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
     event: OlmEvent,
-) -> Result<(), MachineError> {
+) -> Result<Taken, MachineError> {
     let Some(content) = parse::<RoomKeyContent>(&event.content) else {
-        return dropped(txn, Some(event.sender), DropReason::Malformed);
+        return refused(txn, event.sender, DropReason::Malformed);
     };
     if content.algorithm != MEGOLM {
-        return dropped(txn, Some(event.sender), DropReason::UnsupportedAlgorithm);
+        return refused(txn, event.sender, DropReason::UnsupportedAlgorithm);
     }
     let (Ok(room_id), Ok(session)) = (
         OwnedRoomId::try_from(content.room_id.as_str()),
         InboundGroupSession::from_session_key(&content.session_key),
     ) else {
-        return dropped(txn, Some(event.sender), DropReason::Malformed);
+        return refused(txn, event.sender, DropReason::Malformed);
     };
     if session.session_id().as_str() != content.session_id {
-        return dropped(txn, Some(event.sender), DropReason::RoomKeyConflict);
+        return refused(txn, event.sender, DropReason::RoomKeyConflict);
     }
     let sender_key = event.sender_key;
     let key = InboundSessionKey { room_id, session_id: session.session_id(), sender_key };
@@ -63,9 +63,18 @@ pub(crate) fn handle_room_key(
         shared_by: None,
     };
     match take(txn, hot, &key, record)? {
-        Taken::Refused => dropped(txn, Some(event.sender), DropReason::RoomKeyConflict),
-        Taken::New | Taken::Known => Ok(()),
+        Taken::Refused => refused(txn, event.sender, DropReason::RoomKeyConflict),
+        taken => Ok(taken),
     }
+}
+
+fn refused(
+    txn: &mut Txn<'_, '_>,
+    sender: OwnedUserId,
+    reason: DropReason,
+) -> Result<Taken, MachineError> {
+    dropped(txn, Some(sender), reason)?;
+    Ok(Taken::Refused)
 }
 
 /// What became of a key.

@@ -8,7 +8,9 @@
 use std::time::Duration;
 
 use herold_crypto::SecretString;
-use herold_store::records::{BackoffRecord, NameKey, SecretRecord, SecretRequestRecord};
+use herold_store::records::{
+    BackoffRecord, DeviceKey, DeviceRecord, NameKey, SecretRecord, SecretRequestRecord,
+};
 use herold_trust::Device;
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde::Deserialize;
@@ -16,7 +18,7 @@ use serde_json::{json, value::RawValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    DropReason, MachineError, key_backup, key_requests,
+    DropReason, MachineError, dehydration, key_backup, key_requests,
     messages::{Messages, put_clear},
     olm::{self, OwnIdentity},
     own_identity,
@@ -27,11 +29,12 @@ use crate::{
 };
 
 /// What can be asked for, and is passed on.
-pub(crate) const NAMES: [&str; 4] = [
+pub(crate) const NAMES: [&str; 5] = [
     "m.cross_signing.master",
     "m.cross_signing.self_signing",
     "m.cross_signing.user_signing",
     key_backup::SECRET,
+    dehydration::SECRET,
 ];
 /// The event type of a request.
 pub(crate) const REQUEST: &str = "m.secret.request";
@@ -57,7 +60,7 @@ pub(crate) fn ask(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let own = txn.own();
     let now = txn.cx.now;
     for secret in NAMES {
-        if is_here(txn, secret)? {
+        if is_here(txn, secret)? || secret == dehydration::SECRET && !has_dehydrated(txn)? {
             continue;
         }
         let known: Option<SecretRequestRecord> = txn.load(&name(secret))?;
@@ -82,10 +85,19 @@ pub(crate) fn ask(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     Ok(())
 }
 
+/// Whether this user has a dehydrated device that its key would open.
+fn has_dehydrated(txn: &Txn<'_, '_>) -> Result<bool, MachineError> {
+    let devices = txn.list::<DeviceRecord>(&DeviceKey::of(&txn.own().user_id))?;
+    Ok(devices.iter().any(|(_, record)| record.device.dehydrated))
+}
+
 /// Whether a secret is here and of use.
 fn is_here(txn: &Txn<'_, '_>, secret: &str) -> Result<bool, MachineError> {
     if secret == key_backup::SECRET {
         return key_backup::has_key(txn);
+    }
+    if secret == dehydration::SECRET {
+        return Ok(dehydration::key(txn)?.is_some());
     }
     own_identity::has(txn, secret)
 }
@@ -232,6 +244,8 @@ pub(crate) fn handle_send(txn: &mut Txn<'_, '_>, event: OlmEvent) -> Result<(), 
         Some(device) if key.name == key_backup::SECRET => {
             key_backup::offer(txn, &device.device_id, &sent.secret)?
         }
+        // It has no public half: what it opens shows what it is worth.
+        _ if key.name == dehydration::SECRET => Some(dehydration::import_key(txn, &sent.secret)?),
         _ => Some(own_identity::import(txn, &key.name, &sent.secret)?),
     };
     match taken {

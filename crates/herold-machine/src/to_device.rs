@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use herold_crypto::{Curve25519PublicKey, Ed25519PublicKey, OlmMessage, curve25519_from_base64};
+use herold_crypto::{
+    Curve25519PublicKey, Ed25519PublicKey, IdentityKeys, OlmMessage, curve25519_from_base64,
+};
 use herold_store::records::{
     BackoffRecord, HashKey, IdentityRecord, NameKey, OlmHashRecord, UserKey,
 };
@@ -111,34 +113,10 @@ fn handle_encrypted(
     sender: OwnedUserId,
     content: &RawValue,
 ) -> Result<(), MachineError> {
-    #[derive(serde::Deserialize)]
-    struct Algorithm {
-        algorithm: String,
-    }
-    match parse::<Algorithm>(content) {
-        Some(named) if named.algorithm == OLM => {}
-        Some(named) if named.algorithm == herold_trust::MEGOLM => {
-            return dropped(txn, Some(sender), DropReason::NotByOlm);
-        }
-        Some(_) => return dropped(txn, Some(sender), DropReason::UnsupportedAlgorithm),
-        None => return dropped(txn, Some(sender), DropReason::Malformed),
-    }
-    let Some(content) = parse::<OlmContent>(content) else {
-        return dropped(txn, Some(sender), DropReason::Malformed);
-    };
-    debug_assert_eq!(content.algorithm, OLM);
-    let Ok(sender_key) = curve25519_from_base64(&content.sender_key) else {
-        return dropped(txn, Some(sender), DropReason::Malformed);
-    };
     let own = txn.own();
-    let Some(message) = content.ciphertext.get(&own.keys.curve25519.to_base64()) else {
-        return dropped(txn, Some(sender), DropReason::NotForUs);
-    };
-    if sender_key == own.keys.curve25519 {
-        return dropped(txn, Some(sender), DropReason::PayloadMismatch);
-    }
-    let Ok(message) = OlmMessage::from_parts(message.message_type, &message.body) else {
-        return dropped(txn, Some(sender), DropReason::Malformed);
+    let (sender_key, message) = match open_envelope(&own.keys, content) {
+        Ok(opened) => opened,
+        Err(reason) => return dropped(txn, Some(sender), reason),
     };
     let hash = HashKey { hash: message.hash().0 };
     if txn.contains::<OlmHashRecord>(&hash)? {
@@ -150,7 +128,8 @@ fn handle_encrypted(
     };
     txn.put(&hash, &OlmHashRecord { received_at: txn.cx.now });
     txn.require_full();
-    match check_payload(txn, hot, sender.clone(), sender_key, &decrypted.plaintext)? {
+    let plaintext = &decrypted.plaintext;
+    match check_payload(txn, hot, &own.keys, sender.clone(), sender_key, plaintext)? {
         Err(reason) => dropped(txn, Some(sender), reason),
         Ok(event) if !olm::confirm_peer(txn, decrypted, &event.sender_ed25519)? => {
             dropped(txn, Some(event.sender), DropReason::PayloadMismatch)
@@ -159,11 +138,42 @@ fn handle_encrypted(
     }
 }
 
-/// The checks of the specification on an Olm payload. Each field is compared with the channel it came
+/// The Olm message in the content of an encrypted event that is for the device with these keys, and the Curve25519 key that it
+/// names as its sender's.
+pub(crate) fn open_envelope(
+    recipient: &IdentityKeys,
+    content: &RawValue,
+) -> Result<(Curve25519PublicKey, OlmMessage), DropReason> {
+    #[derive(serde::Deserialize)]
+    struct Algorithm {
+        algorithm: String,
+    }
+    match parse::<Algorithm>(content) {
+        Some(named) if named.algorithm == OLM => {}
+        Some(named) if named.algorithm == herold_trust::MEGOLM => return Err(DropReason::NotByOlm),
+        Some(_) => return Err(DropReason::UnsupportedAlgorithm),
+        None => return Err(DropReason::Malformed),
+    }
+    let content = parse::<OlmContent>(content).ok_or(DropReason::Malformed)?;
+    debug_assert_eq!(content.algorithm, OLM);
+    let sender_key =
+        curve25519_from_base64(&content.sender_key).map_err(|_| DropReason::Malformed)?;
+    let message = content.ciphertext.get(&recipient.curve25519.to_base64());
+    let message = message.ok_or(DropReason::NotForUs)?;
+    if sender_key == recipient.curve25519 {
+        return Err(DropReason::PayloadMismatch);
+    }
+    let message = OlmMessage::from_parts(message.message_type, &message.body)
+        .map_err(|_| DropReason::Malformed)?;
+    Ok((sender_key, message))
+}
+
+/// The checks of the specification on an Olm payload for the own user's device with the keys `recipient`. Each field is compared with the channel it came
 /// by; nothing of the content is used before.
-fn check_payload(
+pub(crate) fn check_payload(
     txn: &mut Txn<'_, '_>,
     hot: &mut Hot,
+    recipient: &IdentityKeys,
     sender: OwnedUserId,
     sender_key: Curve25519PublicKey,
     plaintext: &[u8],
@@ -178,7 +188,7 @@ fn check_payload(
     let recipient_key = hot.ed25519(&payload.recipient_keys.ed25519);
     if payload.sender != sender.as_str()
         || payload.recipient != own.user_id.as_str()
-        || recipient_key != Some(own.keys.ed25519)
+        || recipient_key != Some(recipient.ed25519)
     {
         return Ok(Err(DropReason::PayloadMismatch));
     }
@@ -221,7 +231,7 @@ fn dispatch(
     event: OlmEvent,
 ) -> Result<(), MachineError> {
     match event.event_type.as_str() {
-        "m.room_key" => room_keys::handle_room_key(txn, hot, event),
+        "m.room_key" => room_keys::handle_room_key(txn, hot, event).map(drop),
         "m.dummy" => match &event.device {
             Some(device) => olm::share_again(txn, device),
             None => Ok(()),

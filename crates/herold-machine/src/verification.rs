@@ -260,7 +260,12 @@ pub(crate) fn request(
     let own = txn.own();
     let mut devices = match devices {
         Some(devices) => devices,
-        None => device_ids(txn, user_id)?,
+        None => {
+            // Nobody is there to compare anything on a dehydrated device.
+            let all = txn.list::<DeviceRecord>(&DeviceKey::of(user_id))?;
+            let live = all.into_iter().filter(|(_, record)| !record.device.dehydrated);
+            live.map(|(key, _)| key.device_id).collect()
+        }
     };
     devices.retain(|id| *user_id != own.user_id || *id != own.device_id);
     if devices.is_empty() {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// A table is kept while its rows are together no larger, in bytes.
 const LIMIT: usize = 4 << 20;
 
-const TABLES: [Table; 19] = [
+const TABLES: [Table; 20] = [
     Table::KeyUpload,
     Table::Login,
     Table::Sync,
@@ -32,6 +32,7 @@ const TABLES: [Table; 19] = [
     Table::Withheld,
     Table::KeyRequest,
     Table::Backup,
+    Table::Dehydration,
 ];
 
 /// Whether a table is one of those kept.

@@ -86,6 +86,10 @@ const MIGRATIONS: &[&[Step]] = &[&[
     Step::Table("invitation", Small),
     Step::Table("history_bundle", Large),
     Step::Table("recovery", Large),
+    Step::Table("dehydration", Small),
+    Step::Table("rehydration", Large),
+    Step::Table("rehydrated_session", Large),
+    Step::Table("dehydrated_upload", Large),
     Step::Journal,
 ]];
 

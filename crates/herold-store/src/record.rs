@@ -130,6 +130,14 @@ tables! {
     HistoryBundle = "history_bundle",
     /// What was begun with the user's recovery.
     Recovery = "recovery",
+    /// How things stand with the dehydrated device.
+    Dehydration = "dehydration",
+    /// A dehydrated device that is being read.
+    Rehydration = "rehydration",
+    /// Its Olm sessions.
+    RehydratedSession = "rehydrated_session",
+    /// A dehydrated device that the homeserver may not have accepted yet.
+    DehydratedUpload = "dehydrated_upload",
 }
 
 /// A typed record: its table, its key, and its bytes.

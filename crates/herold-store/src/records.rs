@@ -148,9 +148,14 @@ macro_rules! record {
     };
 }
 
+mod dehydration;
 mod history;
 mod own;
 
+pub use dehydration::{
+    DehydratedUploadRecord, DehydrationRecord, DehydrationStage, RehydratedSessionRecord,
+    RehydrationOutcome, RehydrationRecord, RehydrationRefusal,
+};
 pub use history::{HistoryBundleKey, HistoryBundleRecord, InvitationRecord};
 pub use own::{
     BackupBatchRecord, BackupDueRecord, BackupRecord, ParkedRecord, PendingIdentityRecord,
@@ -452,23 +457,21 @@ pub struct PolicyRecord {
 
 impl Record for PolicyRecord {
     const TABLE: Table = Table::Policy;
-    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history, version 3 no
-    /// [`Policy::lifetimes`].
+    /// Version 1 had no [`Policy::untrusted_grace`], version 2 nothing of the sharing of history, version 3 neither
+    /// [`Policy::lifetimes`] nor anything of dehydrated devices.
     const VERSION: u8 = 4;
     type Key = Only;
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let Policy { untrusted_grace, share_history, accept_history, lifetimes, .. } =
-            Policy::default();
+        let default = Policy::default();
+        let newest = (default.lifetimes, default.dehydration);
+        let of_history = (default.share_history, default.accept_history, newest);
         match bytes.split_first() {
             Some((1, body)) => {
-                let rest = (untrusted_grace, share_history, accept_history, lifetimes);
-                decode_body(&with_rest(body, &rest))
+                decode_body(&with_rest(body, &(default.untrusted_grace, of_history)))
             }
-            Some((2, body)) => {
-                decode_body(&with_rest(body, &(share_history, accept_history, lifetimes)))
-            }
-            Some((3, body)) => decode_body(&with_rest(body, &lifetimes)),
+            Some((2, body)) => decode_body(&with_rest(body, &of_history)),
+            Some((3, body)) => decode_body(&with_rest(body, &newest)),
             Some((4, body)) => decode_body(body),
             _ => Err(StoreError::Corrupt("a policy of an unknown version".to_owned())),
         }

@@ -153,6 +153,9 @@ pub struct Policy {
     /// For how long things are kept at most, whatever the app asks for. What is older goes when the app next has it
     /// cleaned up. Default: for ever.
     pub lifetimes: Lifetimes,
+    /// Whether the user may have a dehydrated device: made, kept and opened by this one (MSC3814). None is made before the
+    /// app asks for one. Default: `true`.
+    pub dehydration: bool,
 }
 
 impl Default for Policy {
@@ -169,6 +172,7 @@ impl Default for Policy {
             share_history: true,
             accept_history: true,
             lifetimes: Lifetimes::default(),
+            dehydration: true,
         }
     }
 }
@@ -327,7 +331,8 @@ impl std::fmt::Display for WithheldCode {
 }
 
 /// Whether this device may get a room key. `identity` is that of the device's owner, if there is one;
-/// `blocked` is the app's own decision about the device. A dehydrated device is judged like any other.
+/// `blocked` is the app's own decision about the device. A dehydrated device has to be cross-signed under every policy
+/// (MSC3814): nobody sees it in use, so nobody would wonder about one that the server has made up.
 ///
 /// # Errors
 ///
@@ -341,6 +346,9 @@ pub fn may_receive(
 ) -> Result<(), WithheldCode> {
     if blocked {
         return Err(WithheldCode::Blacklisted);
+    }
+    if device.dehydrated && !is_cross_signed(device, identity) {
+        return Err(WithheldCode::Unverified);
     }
     let state = identity.map(Identity::state);
     let trusted = match policy.effective_recipients() {

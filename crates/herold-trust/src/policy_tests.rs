@@ -173,14 +173,20 @@ fn a_pinned_identity_is_not_yet_a_trusted_one() {
 }
 
 #[test]
-fn a_dehydrated_device_is_judged_like_any_other() {
+fn a_dehydrated_device_is_cross_signed_or_gets_no_key_under_any_policy() {
     let bob = bob();
     let (mut signed, mut unsigned) = (bob.device("BOX"), bob.unsigned_device("GHOST"));
     signed.dehydrated = true;
     unsigned.dehydrated = true;
-    let (policy, identity) = (Policy::default(), bob.identity());
-    assert_eq!(may_receive(&policy, &signed, false, Some(&identity)), Ok(()));
-    assert!(may_receive(&policy, &unsigned, false, Some(&identity)).is_err());
+    let identity = bob.identity();
+    assert_eq!(may_receive(&Policy::default(), &signed, false, Some(&identity)), Ok(()));
+    for recipients in RECIPIENTS {
+        let policy = with(recipients);
+        for identity in [None, Some(&identity)] {
+            let refused = Err(WithheldCode::Unverified);
+            assert_eq!(may_receive(&policy, &unsigned, false, identity), refused);
+        }
+    }
 }
 
 #[test]

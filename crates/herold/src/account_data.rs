@@ -79,6 +79,15 @@ impl AccountData {
         default.into_iter().chain(ids).collect()
     }
 
+    /// Whether there is such a secret under the default key. Whether it can be opened, and is what it should be, this does
+    /// not say.
+    pub(crate) fn is_under_default_key(&self, name: &str) -> bool {
+        let default = self.default_key();
+        self.secrets().any(|(secret, by_key)| {
+            secret == name && default.is_some_and(|id| by_key.contains_key(id))
+        })
+    }
+
     /// Everything that is encrypted: its name, and under which keys.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = (&str, &Map<String, Value>)> {
         self.0.iter().filter_map(|(name, content)| {

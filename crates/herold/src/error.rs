@@ -4,7 +4,10 @@ use herold_crypto::{
     AttachmentError, KeyFileError, RecoveryKeyError, SecretStorageError, SecretString,
 };
 use herold_machine::{Imported, MachineError, Utd};
-use herold_store::{StoreError, records::RecoveryChange};
+use herold_store::{
+    StoreError,
+    records::{RecoveryChange, RehydrationRefusal},
+};
 
 use crate::{AuthenticationChallenge, EngineError, Missing, TransportError};
 
@@ -106,6 +109,15 @@ pub enum ClientError {
     /// The user has an identity whose keys are not here: recover it, verify this device, or reset it.
     #[error("the user has an identity already")]
     IdentityExists,
+    /// The key of the dehydrated device is not here, or not in the secret storage: give the recovery key, or recover.
+    #[error("the key of the dehydrated device is not here")]
+    NoDehydrationKey,
+    /// The dehydrated device on the homeserver is not ours, or is not to be read: see the reason.
+    #[error("the dehydrated device cannot be used: {}", .0.as_str())]
+    DehydratedDevice(RehydrationRefusal),
+    /// This device does not have the user's identity: recover, or verify it with another device.
+    #[error("the user's identity is not verified on this device")]
+    NotVerified,
     /// There is no such verification, or it was over long ago.
     #[error("the verification is not known")]
     UnknownVerification,
@@ -175,6 +187,9 @@ impl ClientError {
             Self::SecretRefused(_) => "secret_refused",
             Self::IdentityExists => "identity_exists",
             Self::NoBackupKey => "no_backup_key",
+            Self::NoDehydrationKey => "no_dehydration_key",
+            Self::DehydratedDevice(_) => "dehydrated_device",
+            Self::NotVerified => "not_verified",
             Self::UnknownVerification => "unknown_verification",
             Self::KeyFile(_) => "key_file",
             Self::AuthenticationNeeded(_) => "authentication_needed",
@@ -237,6 +252,8 @@ impl From<MachineError> for ClientError {
             MachineError::ReservedType => Self::InvalidInput("this event type is reserved"),
             MachineError::TooLarge => Self::InvalidInput("too large to be sent"),
             MachineError::Malformed(what) => Self::BadResponse(what),
+            MachineError::NoDehydrationKey => Self::NoDehydrationKey,
+            MachineError::NotVerified => Self::NotVerified,
             MachineError::PolicyDenied => Self::PolicyDenied,
             MachineError::UnknownDevice => Self::UnknownDevice,
             _ => Self::Internal("the machine refused"),

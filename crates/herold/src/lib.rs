@@ -41,6 +41,7 @@ mod authenticate;
 mod builder;
 mod client;
 mod clock;
+mod dehydration;
 mod deployment;
 mod devices;
 mod engine;
@@ -79,6 +80,7 @@ pub use authenticate::{
 pub use builder::ClientBuilder;
 pub use client::{Changes, Client};
 pub use clock::{Clock, OsEntropy, SystemClock};
+pub use dehydration::Rehydrated;
 pub use deployment::Deployment;
 pub use engine::{Engine, EngineError};
 pub use error::ClientError;
@@ -99,17 +101,17 @@ pub use herold_crypto::{
     RecoveryKeyError, SecretBytes, SecretStorageError, SecretString, SessionId,
 };
 pub use herold_machine::{
-    Answer, AppEvent, BackupStatus, Body, ClearBody, DeviceView, DropReason, Forgotten, Health,
-    HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice, Outgoing, Piece,
-    RestoredKey, Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition, SyncReport,
-    ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult, UserDevices, Utd, VerificationAction,
-    VerificationView, Workers,
+    Answer, AppEvent, BackupStatus, Body, ClearBody, DehydrationStatus, DeviceView, DropReason,
+    Forgotten, Health, HistoryRefusal, HttpRequest, Imported, MachineError, Method, Notice,
+    Outgoing, Piece, RestoredKey, Retention, RetentionCursor, RoomEvent, SyncMode, SyncPosition,
+    SyncReport, ToDeviceOutcome, ToDeviceRecipient, ToDeviceResult, UserDevices, Utd,
+    VerificationAction, VerificationView, Workers,
 };
 pub use herold_store::{
     Changed, MemoryStore, Store, StoreError,
     records::{
         HistoryVisibility, LoginRecord, MemberRecord, Membership, QueueRecord, QueueState,
-        RecoveryChange, RoomRecord,
+        RecoveryChange, RehydrationOutcome, RehydrationRefusal, RoomRecord,
     },
 };
 pub use herold_store_sqlite::{PassphraseCost, RollbackGuard, SqliteStore, StoreKey, StoreOptions};

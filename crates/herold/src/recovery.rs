@@ -25,6 +25,7 @@ use self::{
 use crate::{
     Authentication, Client, ClientError, Lengthy,
     account_data::AccountData,
+    dehydration,
     homeserver::{RESPONSE_LIMIT, Retry},
     key_backup,
     progress::Report,
@@ -192,6 +193,7 @@ async fn recover(
         };
         restored = Some(key_backup::restore(session, Box::new(report)).await?);
     }
+    dehydration::recovered(session, &storage, &data).await;
     if let Some(wrong) = wrong {
         return Err(wrong);
     }

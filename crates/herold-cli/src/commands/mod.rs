@@ -3,6 +3,7 @@
 mod account;
 mod ask;
 mod code;
+mod dehydration;
 mod devices;
 mod files;
 mod inspect;
@@ -58,6 +59,7 @@ pub async fn run(global: Global, command: Command) -> Result<(), Failure> {
         Command::History(args) => messages::history(&setting, args).await,
         Command::Devices(args) => devices::devices(&setting, args).await,
         Command::Recovery(args) => recovery::recovery(&setting, args).await,
+        Command::Dehydration(args) => dehydration::dehydration(&setting, args).await,
         Command::Verify(args) => verify::verify(&setting, args).await,
         Command::Keys(args) => keys::keys(&setting, args).await,
         Command::Backup(args) => keys::backup(&setting, args).await,

@@ -9,6 +9,10 @@
 //! feature `sliding_sync`; `send_to_device` without `device` is for all devices of the user and answers `outcomes`;
 //! `set_policy` knows `identity_based_then_strict`.
 //!
+//! The feature `dehydration` (MSC3814): `dehydration_start` with `recovery_key`, which can be left out once the key is here, makes a
+//! dehydrated device and answers as `dehydration_status` does, with its `device`; `rehydrate` reads the one that is there,
+//! as `recover` does by itself; `dehydration_stop` removes it.
+//!
 //! The store is shared: a second `herold rpc` can `resume` from the same folder while the first lives, as a notification
 //! process beside an app, and either may be killed.
 //!
@@ -16,6 +20,7 @@
 //! that comes back is given nothing but that folder.
 
 mod control;
+mod dehydration;
 mod devices;
 mod error;
 mod framing;
@@ -194,6 +199,10 @@ async fn carry_out(session: &mut Session, command: &str, params: Params) -> Answ
         "restore_backup" => recovery::restore_backup(session.client()?, params).await,
         "backup_state" => recovery::backup_state(session.client()?),
         "secret" => recovery::secret(session.client()?, params),
+        "dehydration_start" => dehydration::start(session.client()?, params).await,
+        "dehydration_stop" => dehydration::stop(session.client()?).await,
+        "dehydration_status" => dehydration::status(session.client()?),
+        "rehydrate" => dehydration::rehydrate(session.client()?, params).await,
         "withdraw_verification" => recovery::withdraw_verification(session.client()?, params),
         "set_device_blocked" => devices::set_device_blocked(session.client()?, params),
         "set_policy" => devices::set_policy(session.client()?, params),

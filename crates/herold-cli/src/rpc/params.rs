@@ -53,6 +53,11 @@ impl Params {
         self.text(name).map(SecretString::new)
     }
 
+    /// A secret text, if it is given.
+    pub fn optional_secret(&mut self, name: &str) -> Result<Option<SecretString>, RpcError> {
+        Ok(self.optional_text(name)?.map(SecretString::new))
+    }
+
     /// An identifier of the Matrix specification.
     pub fn id<T>(&mut self, name: &str) -> Result<T, RpcError>
     where

@@ -41,7 +41,7 @@ pub fn hello() -> Value {
         "features": [
             "store", "files", "delete_device", "control", "sliding_sync", "cross_signing", "backup",
             "gossip", "sas_room", "sas_device", "sas_self", "key_files",
-            "history",
+            "history", "dehydration",
         ],
     })
 }

@@ -237,6 +237,7 @@ impl Machine {
         policy.share_history &= deployment.share_history;
         policy.accept_history &= deployment.accept_history;
         policy.lifetimes = policy.lifetimes.shortest(deployment.lifetimes);
+        policy.dehydration &= deployment.dehydration;
         policy.floor.recipients = policy.floor.recipients.max(floor.recipients);
         policy.floor.decrypt_trust = policy.floor.decrypt_trust.max(floor.decrypt_trust);
         policy.recipients = policy.recipients.max(policy.floor.recipients);

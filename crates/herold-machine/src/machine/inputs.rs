@@ -8,8 +8,8 @@ use ruma::{OwnedEventId, RoomId};
 
 use crate::{
     Answer, Context, Machine, MachineError, Outgoing, Pending, Step, SyncMode, SyncReport, account,
-    ahead, app_to_device, devices, history, history_import, key_backup, olm, outgoing, queue,
-    request::RequestKind, rooms, signatures, sliding, sync, sync::SyncPosition, timeline,
+    ahead, app_to_device, dehydration, devices, history, history_import, key_backup, olm, outgoing,
+    queue, request::RequestKind, rooms, signatures, sliding, sync, sync::SyncPosition, timeline,
     timeline::Origin, verification, wire,
 };
 
@@ -94,6 +94,9 @@ impl Machine {
             RequestKind::History { key, sent } => {
                 history::handle_download(&mut txn, &mut self.hot, key, sent, answer)?;
             }
+            RequestKind::Dehydration { sent } => {
+                dehydration::handle_answer(&mut txn, &mut self.hot, &self.policy, sent, answer)?;
+            }
             RequestKind::Signatures { sent } => {
                 signatures::handle_signatures(&mut txn, sent, answer)?;
             }
@@ -176,8 +179,12 @@ impl Machine {
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         for request in requests {
-            if let RequestKind::KeysClaim { devices } = &request.kind {
-                olm::note_asked(&mut txn, devices)?;
+            match &request.kind {
+                RequestKind::KeysClaim { devices } => olm::note_asked(&mut txn, devices)?,
+                RequestKind::Dehydration { sent } => {
+                    dehydration::note_asked(&mut txn, &mut self.hot, sent)?;
+                }
+                _ => {}
             }
         }
         self.end(txn, ())
@@ -297,6 +304,7 @@ impl Machine {
         verification::advance(&mut txn)?;
         history_import::advance(&mut txn, &mut self.hot)?;
         key_backup::advance(&mut txn)?;
+        dehydration::advance(&mut txn, &self.hot, &self.policy)?;
         self.end(txn, ())
     }
 }

@@ -383,6 +383,33 @@ samples! {
             received_at: at(24),
             older_endpoint: false,
         },
+    DehydrationRecord: Only => DehydrationRecord {
+        enabled: true,
+        device_id: Some(device_id()),
+        since: at(25),
+        look_at: at(26),
+        stage: DehydrationStage::Read,
+        misses: 1,
+        events: 2,
+        room_keys: 3,
+        outcome: Some(RehydrationOutcome::Refused(RehydrationRefusal::KeyMismatch)),
+    },
+    RehydrationRecord: Only => RehydrationRecord {
+        device_id: device_id(),
+        account: secret("dehydrated"),
+        from: Some("d7".to_owned()),
+        older_endpoint: true,
+        pages: 4,
+        empty_pages: 5,
+    },
+    RehydratedSessionRecord: OlmSessionKey { sender_key: curve(), session_id: session() }
+        => RehydratedSessionRecord {
+            pickle: secret("rehydrated"),
+            peer_ed25519: Some(ed()),
+            number: 6,
+        },
+    DehydratedUploadRecord: Only
+        => DehydratedUploadRecord { device_id: device_id(), body: "{}".to_owned(), asked: true },
     UntrustedDeviceRecord: DeviceKey { user_id: user(), device_id: device_id() }
         => UntrustedDeviceRecord { ed25519: ed(), first_seen: at(17) },
 }

@@ -17,7 +17,8 @@ const { logger } = await import("matrix-js-sdk/lib/logger.js");
 const { Attachment, EncryptedAttachment, OlmMachine } = await import("@matrix-org/matrix-sdk-crypto-wasm");
 logger.setLevel(quiet ? "silent" : "debug", false);
 
-const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "key_files", "history"];
+const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "key_files", "history", "dehydration"];
+const DEHYDRATION_KEY = "org.matrix.msc3814";
 const KEY_FILE_ROUNDS = 100_000;
 const PAUSE_MS = 40;
 const DEFAULT_WAIT_MS = 20_000;
@@ -263,8 +264,21 @@ const commands = {
         await crypto.bootstrapCrossSigning({});
         await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         await crypto.checkKeyBackupAndEnable();
-        return { imported: (await crypto.restoreKeyBackup()).imported };
+        const { imported } = await crypto.restoreKeyBackup();
+        // As Element does it for who has one: what was sent to the dehydrated device is taken, and a new one made.
+        if (await matrix.secretStorage.isStored(DEHYDRATION_KEY)) await crypto.startDehydration();
+        return { imported };
     },
+    // It reads the one that is there, and makes a new one each time.
+    async dehydration_start({ recovery_key }) {
+        storageKey = decodeRecoveryKey(recovery_key);
+        await matrix.getCrypto().startDehydration();
+        const { device_id } = await matrix.http.authedRequest("GET", "/dehydrated_device", undefined, undefined, {
+            prefix: "/_matrix/client/unstable/org.matrix.msc3814.v1",
+        });
+        return { device: device_id };
+    },
+    logout: () => nothing(matrix.logout(true)),
     wait_backup: ({ timeout_ms }) =>
         nothing(
             poll("every key in the backup", timeout_ms, async () => {

@@ -96,6 +96,7 @@ impl HomeServer {
         let Some(user) = self.users.get_mut(user_id) else { return };
         let target = (user_id.to_owned(), device_id.to_owned());
         user.signatures.remove(&target);
+        user.dehydrated.take_if(|(id, _)| id == device_id);
         if user.devices.remove(device_id).is_some() {
             self.note_device_change(user_id);
         }

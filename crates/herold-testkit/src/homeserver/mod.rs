@@ -14,6 +14,7 @@ mod account;
 mod auth;
 mod backup;
 mod cross_signing;
+mod dehydrated;
 mod device_lists;
 mod devices;
 mod history;
@@ -40,6 +41,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use dehydrated::Dehydration;
 pub use http::{ServerRequest, ServerResponse};
 pub use model::{SeenRequest, SentToDevice};
 
@@ -71,6 +73,8 @@ pub struct HomeServer {
     uia: BTreeMap<String, UiaSession>,
     media: BTreeMap<(String, String), media::Media>,
     legacy_media: bool,
+    dehydration: Dehydration,
+    dehydrated_page: usize,
     /// Whose devices or cross-signing keys changed, and when.
     device_changes: Vec<(u64, String)>,
     /// Who signed whom: only the signer hears of it.
@@ -101,6 +105,8 @@ impl HomeServer {
             uia: BTreeMap::new(),
             media: BTreeMap::new(),
             legacy_media: true,
+            dehydration: Dehydration::Served,
+            dehydrated_page: TO_DEVICE_LIMIT,
             device_changes: Vec::new(),
             signature_changes: Vec::new(),
             failing: BTreeSet::new(),

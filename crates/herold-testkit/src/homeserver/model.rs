@@ -32,6 +32,8 @@ pub(super) struct User {
     pub(super) signatures: BTreeMap<(String, String), BTreeMap<String, Value>>,
     pub(super) backups: BTreeMap<u64, super::backup::Backup>,
     pub(super) last_backup: u64,
+    /// The id and the data of the dehydrated device.
+    pub(super) dehydrated: Option<(String, Value)>,
 }
 
 #[derive(Clone, Debug, Default)]

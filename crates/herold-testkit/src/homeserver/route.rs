@@ -99,6 +99,9 @@ impl HomeServer {
                         self.user_route(call, &requester, method, user, rest)
                     }
                     ["keys" | "sendToDevice", ..] => self.key_route(call, &requester, method, path),
+                    ["org.matrix.msc3814.v1", rest @ ..] => {
+                        self.dehydration_route(call, &requester, method, rest)
+                    }
                     ["room_keys", rest @ ..] => self.backup_route(call, &requester, method, rest),
                     _ => self.account_route(call, &requester, method, path),
                 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Authentication, ClientError,
     account_data::{self, AccountData},
-    authenticate,
+    authenticate, dehydration,
     homeserver::Retry,
     key_backup,
     secret_storage::{SecretStorage, remove_keys},
@@ -280,6 +280,8 @@ async fn store(
             let value = value.ok_or(ClientError::Internal("a secret that was made is gone"))?;
             to.add(session, secret.name(), &value).await?;
         }
+        let renew = record.change == RecoveryChange::Reset && record.stage == RecoveryStage::Begun;
+        dehydration::keep_key(session, &to, renew).await?;
     }
     carry_over(session, &to, &from).await?;
     // From here on it may be the only key that opens anything.

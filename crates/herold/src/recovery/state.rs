@@ -290,7 +290,7 @@ fn missing(
         return Ok(None);
     }
     let none = backup.known && backup.version.is_none();
-    if !none && !(backup.enabled && backup.has_key) {
+    if !(none || backup.enabled && backup.has_key) {
         here.insert(RecoverySecret::BackupKey);
     }
     Ok(Some(Missing { here, stored, backup: none }))
