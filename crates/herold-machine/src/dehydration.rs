@@ -84,6 +84,12 @@ pub(crate) enum DehydrationRequest {
     Delete,
 }
 
+impl DehydrationRequest {
+    pub(crate) fn is_upload(&self) -> bool {
+        matches!(self, Self::Upload { .. })
+    }
+}
+
 fn crypto(error: impl std::fmt::Display) -> MachineError {
     MachineError::Crypto(error.to_string())
 }
@@ -135,13 +141,21 @@ pub(crate) fn make_key(txn: &mut Txn<'_, '_>) -> Result<SecretString, MachineErr
     Ok(made)
 }
 
-/// Replaces the key, if there is one: what is made from now on is for those alone who are given the new one.
+/// Replaces the key, if there is one: what is made from now on is for those alone who are given the new one. A device
+/// that this one keeps, whoever has made it, is replaced at once.
 pub(crate) fn renew_key(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     if key(txn)?.is_none() {
         return Ok(());
     }
-    let made = DehydrationKey::generate(txn.cx.entropy).to_secret();
-    put_key(txn, made)
+    put_key(txn, DehydrationKey::generate(txn.cx.entropy).to_secret())?;
+    if let Some(mut record) = txn.load::<DehydrationRecord>(&Only)?
+        && record.enabled
+        && matches!(record.stage, DehydrationStage::Idle | DehydrationStage::Check)
+        && make(txn, &mut record)?
+    {
+        txn.put(&Only, &record);
+    }
+    Ok(())
 }
 
 fn put_key(txn: &mut Txn<'_, '_>, text: SecretString) -> Result<(), MachineError> {
@@ -407,6 +421,7 @@ pub(crate) fn note_asked(
     hot.uploading = Some(device_id.clone());
     match txn.load::<DehydratedUploadRecord>(&Only)? {
         Some(upload) if upload.device_id == *device_id => {
+            txn.require_full();
             Ok(txn.put_changed(&Only, &DehydratedUploadRecord { asked: true, ..upload })?)
         }
         _ => Ok(()),

@@ -168,11 +168,15 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Whether messages wait for its answer for a limited time, so that it must be known when it was made
-    /// ([`crate::Machine::note_asked`]).
+    /// Whether it must be known when, or that, it was made ([`crate::Machine::note_asked`]): messages wait for its answer
+    /// for a limited time, or it must not be made a second time by a process that does not know what came of it.
     #[must_use]
-    pub fn is_waited_for(&self) -> bool {
-        matches!(self.kind, RequestKind::KeysClaim { .. })
+    pub fn is_noted(&self) -> bool {
+        match &self.kind {
+            RequestKind::KeysClaim { .. } => true,
+            RequestKind::Dehydration { sent } => sent.is_upload(),
+            _ => false,
+        }
     }
 
     /// Whether it should not be made by two processes at a time.

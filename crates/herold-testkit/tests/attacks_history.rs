@@ -502,7 +502,7 @@ fn n28_a_device_that_is_removed_or_blocked_meanwhile_is_not_believed() {
 }
 
 #[test]
-fn n28_floods_of_bundles_leave_little_and_push_out_none_that_is_waited_for() {
+fn n28_floods_of_bundles_leave_little_and_push_out_none_that_is_noted() {
     let mut scene = Scene::new(16);
     let old = scene.world.send(scene.alice, &scene.room, "old");
     share(&mut scene.world, scene.alice, &scene.room, scene.bob);

@@ -240,7 +240,7 @@ fn an_event_waits_for_the_network_and_not_for_ever() {
 
 /// Behaviour 9, for these events.
 #[test]
-fn an_outdated_list_is_waited_for() {
+fn an_outdated_list_is_noted() {
     let mut world = World::new(805);
     let alice = world.add_device("alice");
     let bob = world.add_device("bob");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use attacks_common::rows;
 use behaviour_common::{clean, notices};
 use dehydration_common::*;
-use herold::{Policy, Shield, ShieldReason};
+use herold::{Method, Policy, Shield, ShieldReason};
 use herold_store::{Table, records::RehydrationOutcome};
 use herold_testkit::{Disk, World, homeserver::Dehydration, kill_at_each_commit, open_policy};
 use identity_common::{bootstrap, is_signed};
@@ -327,4 +327,115 @@ fn an_upload_without_an_answer_is_made_anew() {
     assert_eq!(ids.len(), 4);
     assert_eq!(world.server.device_ids("@alice:world.test").len(), 2, "one is left");
     clean(&world);
+}
+
+/// A process that dies between the request and its answer does not know whether it was accepted: keys of that device may have
+/// been claimed since, and are not offered again.
+#[test]
+fn an_upload_that_may_have_been_accepted_is_made_anew_after_a_restart() {
+    let mut world = World::new(12);
+    let alice = world.add_device("alice");
+    bootstrap(&mut world, alice, false);
+    make_key(&mut world, alice);
+    assert!(try_start(&mut world, alice));
+    // It is asked for, and nobody hears the answer.
+    let mut asked = None;
+    for _ in 0..20 {
+        let due = world.command(alice, |engine| engine.due_requests()).unwrap().reply;
+        let upload = due.iter().find(|request| {
+            request.http.method == Method::Put && request.http.path.ends_with(DEVICE)
+        });
+        if let Some(upload) = upload {
+            asked = Some(body_of(upload));
+            break;
+        }
+        for request in due {
+            world.command(alice, |engine| {
+                engine.abandon(&request.id);
+                Ok(())
+            });
+        }
+        world.pump(alice);
+    }
+    let asked = asked.expect("an upload");
+    world.restart(alice);
+    world.settle();
+    let made = dehydrated(&world);
+    assert!(!asked.contains(&made), "another one is made");
+    assert!(status(&mut world, alice).enabled);
+    clean(&world);
+}
+
+/// Who replaces the key, because somebody else may know it, is not undone by another device that has the old one; and that
+/// one's user is told.
+#[test]
+fn a_device_under_another_key_is_not_taken_for_ones_own() {
+    let (mut world, alice, bob, room, vault) = scene(13);
+    let other = new_device(&mut world, &vault);
+    assert!(try_start(&mut world, other));
+    world.settle();
+    let old = dehydrated(&world);
+    world.command(alice, |engine| {
+        engine.step(|machine, snapshot, cx| machine.renew_dehydration_key(snapshot, cx))
+    });
+    world.settle();
+    for _ in 0..3 {
+        world.clock.advance(HOUR + Duration::from_secs(1));
+        world.settle();
+    }
+    let new = dehydrated(&world);
+    assert_ne!(new, old, "what was made under the old key is replaced");
+    assert!(!status(&mut world, other).enabled);
+    assert_eq!(notices(&world, other, "dehydration_stopped").len(), 1);
+    assert!(status(&mut world, alice).enabled);
+    // The old key opens nothing that comes from now on.
+    let away = say(&mut world, bob, &room, 1);
+    let third = new_device(&mut world, &vault);
+    assert_ne!(rehydrate(&mut world, third), RehydrationOutcome::Done);
+    assert_eq!(read(&mut world, third, &room, &away), 0);
+}
+
+/// A device that cannot make another one reads what there is, and leaves it there.
+#[test]
+fn what_cannot_be_replaced_is_read_and_stays() {
+    let (mut world, alice, bob, room, vault) = scene(14);
+    log_out(&mut world, alice);
+    let away = say(&mut world, bob, &room, 2);
+    let before = dehydrated(&world);
+    let second = world.add_device("alice");
+    world.settle();
+    open_without_signing(&mut world, second, &vault);
+    assert_eq!(rehydrate(&mut world, second), RehydrationOutcome::Done);
+    assert_eq!(read(&mut world, second, &room, &away), 2);
+    assert_eq!(dehydrated(&world), before);
+    let third = new_device(&mut world, &vault);
+    assert_eq!(rehydrate(&mut world, third), RehydrationOutcome::Done);
+    assert_eq!(read(&mut world, third, &room, &away), 2);
+    clean(&world);
+}
+
+/// Neither a bad network nor a proxy's error page costs what was sent.
+#[test]
+fn what_the_server_does_not_give_out_for_a_while_is_not_replaced() {
+    let (mut world, alice, bob, room, vault) = scene(15);
+    let second = new_device(&mut world, &vault);
+    assert!(try_start(&mut world, second));
+    world.settle();
+    log_out(&mut world, alice);
+    world.set_online(second, false);
+    let away = say(&mut world, bob, &room, 2);
+    let before = dehydrated(&world);
+    world.set_online(second, true);
+    world.tamper = Some(Box::new(move |_, path, response| {
+        if path.contains(EVENTS) {
+            (response.status, response.body) = (403, b"<html>".to_vec());
+        }
+    }));
+    assert_ne!(rehydrate(&mut world, second), RehydrationOutcome::Done);
+    world.tamper = None;
+    assert_eq!(dehydrated(&world), before);
+    assert!(status(&mut world, second).enabled);
+    let third = new_device(&mut world, &vault);
+    assert_eq!(rehydrate(&mut world, third), RehydrationOutcome::Done);
+    assert_eq!(read(&mut world, third, &room, &away), 2);
 }

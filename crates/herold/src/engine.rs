@@ -275,7 +275,7 @@ impl Engine {
         let changed = self.move_on(&mut events)?;
         let mut due = self.machine.requests(self.store.snapshot(), self.now())?;
         due.retain(|request| !self.in_flight.contains(&request.id));
-        if due.iter().any(Outgoing::is_waited_for) {
+        if due.iter().any(Outgoing::is_noted) {
             self.commit_step(|machine, snapshot, cx| machine.note_asked(snapshot, cx, &due))?;
         }
         if self.store.is_shared() && due.iter().any(Outgoing::is_for_one) {
