@@ -869,6 +869,7 @@ mod tests {
             vec!["herold", "recovery", "enable", "--passphrase", "x"],
             vec!["herold", "recovery", "enable", "--passphrase=x"],
             vec!["herold", "recovery", "recover", "x"],
+            vec!["herold", "recovery", "change-key", "x"],
             vec!["herold", "recovery", "recover", "--stdin", "x"],
             vec!["herold", "keys", "export", "file", "x"],
             vec!["herold", "keys", "import", "file", "--stdin=x"],

@@ -79,6 +79,13 @@ pub enum AppEvent {
         /// Its id.
         flow_id: String,
     },
+    /// What became of an app's own to-device event, for each of its devices.
+    ToDeviceSent {
+        /// The id it was queued under.
+        txn_id: OwnedTransactionId,
+        /// One for each device.
+        outcomes: Vec<ToDeviceOutcome>,
+    },
     /// Devices of a user have come or gone since the list was last known. That a user is known for the first time is not
     /// told.
     Devices {
@@ -100,13 +107,6 @@ pub enum AppEvent {
         state: IdentityState,
         /// The master key is another than before.
         new_keys: bool,
-    },
-    /// What became of an app's own to-device event, for each of its devices.
-    ToDeviceSent {
-        /// The id it was queued under.
-        txn_id: OwnedTransactionId,
-        /// One for each device.
-        outcomes: Vec<ToDeviceOutcome>,
     },
 }
 
