@@ -14,6 +14,10 @@
 //! - Passwords and store keys are wiped when no longer needed. uniffi's transfer buffers and the other
 //!   language's own strings cannot be.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "an error goes to another language once, field by field; uniffi knows no boxes"
+)]
 #![deny(unsafe_code)]
 
 #[cfg(not(panic = "unwind"))]

@@ -147,7 +147,8 @@ pub(crate) fn renew_key(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     if key(txn)?.is_none() {
         return Ok(());
     }
-    put_key(txn, DehydrationKey::generate(txn.cx.entropy).to_secret())?;
+    let made = DehydrationKey::generate(txn.cx.entropy).to_secret();
+    put_key(txn, made)?;
     if let Some(mut record) = txn.load::<DehydrationRecord>(&Only)?
         && record.enabled
         && matches!(record.stage, DehydrationStage::Idle | DehydrationStage::Check)

@@ -144,6 +144,7 @@ fn a_new_device_reads_the_past_out_of_the_backup() {
     assert_eq!(
         status(&mut world, first),
         BackupStatus {
+            known: true,
             version: Some(version.clone()),
             enabled: true,
             trusted: true,
