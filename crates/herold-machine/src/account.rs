@@ -93,15 +93,18 @@ pub(crate) fn device_keys(user_id: &UserId, device_id: &DeviceId, keys: Identity
     })
 }
 
-/// Keys by their ids on the wire.
-type WireKeys = Map<String, Value>;
+/// Keys to be published, signed, by their ids on the wire.
+pub(crate) struct SignedKeys {
+    pub(crate) one_time: Map<String, Value>,
+    pub(crate) fallback: Map<String, Value>,
+}
 
-/// The one-time keys and the fallback key that are not published, signed by the device.
+/// The one-time keys and the fallback key that are not published, signed by the device, by their ids on the wire.
 pub(crate) fn signed_keys(
     user_id: &UserId,
     device_id: &DeviceId,
     account: &Account,
-) -> Result<(WireKeys, WireKeys), MachineError> {
+) -> Result<SignedKeys, MachineError> {
     let sign = |public: &Curve25519PublicKey, fallback: bool| {
         let mut key = json!({ "key": public.to_base64() });
         if fallback && let Some(object) = key.as_object_mut() {
@@ -120,7 +123,7 @@ pub(crate) fn signed_keys(
         // The core numbers one-time and fallback keys apart; on the wire their ids must not meet.
         fallback.insert(format!("signed_curve25519:F{id}"), sign(&public, true)?);
     }
-    Ok((one_time, fallback))
+    Ok(SignedKeys { one_time, fallback })
 }
 
 /// The body of `/keys/upload`: the same keys under the same ids until the server has accepted them.
@@ -135,7 +138,8 @@ pub(crate) fn upload_body(
             .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
         body.insert("device_keys".to_owned(), keys);
     }
-    let (one_time, fallback) = signed_keys(&record.user_id, &record.device_id, account)?;
+    let SignedKeys { one_time, fallback } =
+        signed_keys(&record.user_id, &record.device_id, account)?;
     if !one_time.is_empty() {
         body.insert("one_time_keys".to_owned(), Value::Object(one_time));
     }

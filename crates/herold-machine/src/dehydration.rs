@@ -22,8 +22,14 @@ use ruma::OwnedDeviceId;
 use serde_json::json;
 
 use crate::{
-    Answer, HttpRequest, MachineError, Method, Notice, Outgoing, RequestId, account, devices,
-    hot::Hot, key_requests, outgoing::is_allowed, own_identity, rehydration, request::RequestKind,
+    Answer, HttpRequest, MachineError, Method, Notice, Outgoing, RequestId,
+    account::{self, SignedKeys},
+    devices,
+    hot::Hot,
+    key_requests,
+    outgoing::is_allowed,
+    own_identity, rehydration,
+    request::RequestKind,
     txn::Txn,
 };
 
@@ -325,18 +331,19 @@ pub(crate) fn advance(
     }
     let is_fresh = record.since <= now && now < record.since.saturating_add(WEEK);
     match other {
-        _ if ours => record.misses = 0,
+        _ if ours => {
+            record.misses = 0;
+            if !is_fresh {
+                make(txn, &mut record)?;
+            }
+        }
         Some(_) => {
             // Another of our devices keeps it, too: under the key that is here, if all is well.
             (record.stage, record.misses) = (DehydrationStage::Check, 0);
-            txn.put(&Only, &record);
-            return Ok(());
         }
         None if listed || record.device_id.is_none() => {
             // It is signed by an identity that is ours no more, or was never made.
             make(txn, &mut record)?;
-            txn.put(&Only, &record);
-            return Ok(());
         }
         None => {
             record.misses = record.misses.saturating_add(1);
@@ -345,9 +352,6 @@ pub(crate) fn advance(
             }
             outdate_own_list(txn)?;
         }
-    }
-    if ours && !is_fresh {
-        make(txn, &mut record)?;
     }
     txn.put(&Only, &record);
     Ok(())
@@ -383,7 +387,7 @@ pub(crate) fn make(
     object["dehydrated"] = json!(true);
     made.sign_json(own.user_id.as_str(), device_id.as_str(), &mut object).map_err(crypto)?;
     signing.sign_json(own.user_id.as_str(), &mut object).map_err(crypto)?;
-    let (one_time, fallback) = account::signed_keys(&own.user_id, &device_id, &made)?;
+    let SignedKeys { one_time, fallback } = account::signed_keys(&own.user_id, &device_id, &made)?;
     let closed = made.dehydrate(&key).map_err(crypto)?;
     let body = json!({
         "device_id": device_id,

@@ -260,6 +260,13 @@ pub(crate) fn handle_page(
     Ok(())
 }
 
+/// What a session has decrypted, and the session as it is now.
+struct Opened {
+    key: OlmSessionKey,
+    session: RehydratedSessionRecord,
+    plaintext: Zeroizing<Vec<u8>>,
+}
+
 /// The device that is being read.
 struct Reader {
     keys: IdentityKeys,
@@ -295,10 +302,10 @@ impl Reader {
         if txn.contains::<OlmHashRecord>(&hash)? {
             return Ok(false); // on an earlier page
         }
-        let Some((key, mut session, plaintext)) = self.decrypt(txn, &sender_key, &message)? else {
+        let Some(opened) = self.decrypt(txn, &sender_key, &message)? else {
             return refused(txn, sender, DropReason::Undecryptable);
         };
-        txn.put(&hash, &OlmHashRecord { received_at: txn.cx.now });
+        let Opened { key, mut session, plaintext } = opened;
         let checked =
             to_device::check_payload(txn, hot, &self.keys, sender.clone(), sender_key, &plaintext)?;
         let event = match checked {
@@ -309,6 +316,8 @@ impl Reader {
             return refused(txn, sender, DropReason::PayloadMismatch);
         }
         txn.put(&key, &session);
+        // Not sooner: what a homeserver has spoilt is good when it comes as it was sent.
+        txn.put(&hash, &OlmHashRecord { received_at: txn.cx.now });
         // No secret, no verification, nothing that wants an answer.
         if event.event_type != "m.room_key" {
             return Ok(false);
@@ -317,14 +326,12 @@ impl Reader {
     }
 
     /// Decrypts a message to the device. `None` if no session does it; then nothing has changed.
-    #[allow(clippy::type_complexity)]
     fn decrypt(
         &mut self,
         txn: &mut Txn<'_, '_>,
         sender_key: &Curve25519PublicKey,
         message: &OlmMessage,
-    ) -> Result<Option<(OlmSessionKey, RehydratedSessionRecord, Zeroizing<Vec<u8>>)>, MachineError>
-    {
+    ) -> Result<Option<Opened>, MachineError> {
         let mut sessions = txn.list::<RehydratedSessionRecord>(&OlmSessionKey::with(sender_key))?;
         sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.number));
         for (key, mut record) in sessions.iter().cloned() {
@@ -337,7 +344,7 @@ impl Reader {
             if let Ok(plaintext) = session.decrypt(message) {
                 record.pickle = session.to_record();
                 txn.put(&key, &record);
-                return Ok(Some((key, record, plaintext)));
+                return Ok(Some(Opened { key, session: record, plaintext }));
             }
             if ours {
                 return Ok(None);
@@ -357,7 +364,7 @@ impl Reader {
         let record =
             RehydratedSessionRecord { pickle: session.to_record(), peer_ed25519: None, number };
         txn.put(&key, &record);
-        Ok(Some((key, record, plaintext)))
+        Ok(Some(Opened { key, session: record, plaintext }))
     }
 }
 

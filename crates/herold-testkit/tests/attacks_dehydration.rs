@@ -277,6 +277,32 @@ fn pages_that_are_cut_huge_or_refused_lose_nothing() {
     }
 }
 
+/// Another sender is named on the way: nothing of that is taken, and nothing is lost to the one who has sent it.
+#[test]
+fn a_sender_that_is_forged_once_is_no_loss() {
+    let (mut world, second, room, away) = scene_away(185, 3);
+    world.server.page_dehydrated(2);
+    let mut served = 0;
+    world.tamper = Some(Box::new(move |of, path, response| {
+        if of != second || !path.ends_with(EVENTS) {
+            return;
+        }
+        served += 1;
+        if served == 1 {
+            behaviour_common::edit_json(response, |body| {
+                body["events"][0]["sender"] = json!("@eve:world.test");
+            });
+        } else {
+            response.status = 400;
+            response.body = b"{}".to_vec();
+        }
+    }));
+    assert_eq!(refused(&mut world, second), RehydrationRefusal::Unavailable);
+    assert_eq!(dropped(&world, second, DropReason::PayloadMismatch), 1);
+    assert_eq!(read(&mut world, second, &room, &away), 1);
+    then_all_is_well(world, second, &room, &away, "a forged sender");
+}
+
 /// A page that was spoilt once or twice, as a bad network does.
 #[test]
 fn a_page_that_is_cut_once_is_asked_for_again() {

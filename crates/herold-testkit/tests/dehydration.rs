@@ -289,9 +289,9 @@ fn the_key_comes_with_a_self_verification_too() {
 #[test]
 fn the_upload_is_what_the_proposal_asks_for() {
     let (world, ..) = scene(10);
-    let seen = world.server.requests().iter();
-    let seen = seen.filter(|seen| seen.method == "PUT" && seen.path.ends_with(DEVICE));
-    let body: Value = serde_json::from_slice(&seen.last().unwrap().body).unwrap();
+    let mut seen = world.server.requests().iter().rev();
+    let put = seen.find(|seen| seen.method == "PUT" && seen.path.ends_with(DEVICE));
+    let body: Value = serde_json::from_slice(&put.unwrap().body).unwrap();
     let id = body["device_id"].as_str().unwrap();
     assert_eq!(body["device_data"]["algorithm"], "org.matrix.msc3814.v2");
     assert_eq!(body["device_keys"]["device_id"], id);

@@ -1,6 +1,6 @@
 //! Recovery as one thing: its states, what is missing of it, and that it survives being killed anywhere.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
 
 mod common;
 
