@@ -67,6 +67,10 @@ pub fn decode(table: Table, key: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8
         Table::VerifiedDevice => read::<r::VerifiedDeviceRecord>,
         Table::Invitation => read::<r::InvitationRecord>,
         Table::HistoryBundle => read::<r::HistoryBundleRecord>,
+        Table::Dehydration => read::<r::DehydrationRecord>,
+        Table::Rehydration => read::<r::RehydrationRecord>,
+        Table::RehydratedSession => read::<r::RehydratedSessionRecord>,
+        Table::DehydratedUpload => read::<r::DehydratedUploadRecord>,
         // A new table: its record belongs into this list.
         _ => return Err(StoreError::Corrupt(format!("no record is known for {}", table.name()))),
     };
