@@ -1,5 +1,7 @@
 //! One Matrix device on matrix-rust-sdk, driven by JSON lines on stdin and stdout: see PEERS.md.
 
+#![recursion_limit = "256"]
+
 mod identity;
 mod rooms;
 
