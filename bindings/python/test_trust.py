@@ -8,7 +8,7 @@ from herold import (
     RecoveryState, Retention, RoomSettings, SharedHistory, VerificationAction, VerificationState,
 )
 
-from support import PASSWORD, PATIENCE, Case, key_of, register
+from support import PASSWORD, PATIENCE, Case, key_of, register, until
 
 WITH_PASSWORD = Authentication.PASSWORD(PASSWORD)
 
@@ -96,7 +96,8 @@ class Trust(Case):
         self.assertEqual((restored.fresh, restored.refused), (1, 0))
         await self.state(second, RecoveryState.ENABLED)
         await self.expect_reads(second, room, event, "said before")
-        self.assertTrue(counter.told, "nobody was told how far it is")
+        await until(lambda: counter.told, "nobody was told how far it is")
+        self.assertEqual(counter.told[-1], (1, 1))
 
         changed = await second.change_recovery_key(made.recovery_key, "a passphrase")
         await second.confirm_recovery_key()

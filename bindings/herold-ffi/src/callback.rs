@@ -48,6 +48,7 @@ pub trait WakeUp: Send + Sync {
 pub(crate) struct Caller<T> {
     queue: SyncSender<T>,
     stop: Arc<AtomicBool>,
+    drains: bool,
 }
 
 impl<T: Send + 'static> Caller<T> {
@@ -75,7 +76,13 @@ impl<T: Send + 'static> Caller<T> {
                 None => std::mem::forget(call),
             }
         })?;
-        Ok(Self { queue, stop })
+        Ok(Self { queue, stop, drains: false })
+    }
+
+    /// What is queued when it is dropped is called all the same.
+    pub(crate) fn draining(mut self) -> Self {
+        self.drains = true;
+        self
     }
 
     /// Queues a call, without ever waiting; `false` if the queue is full.
@@ -86,7 +93,7 @@ impl<T: Send + 'static> Caller<T> {
 
 impl<T> Drop for Caller<T> {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.store(!self.drains, Ordering::Release);
     }
 }
 
@@ -166,6 +173,17 @@ mod tests {
         })
         .unwrap();
         assert!(caller.offer(1) && caller.offer(2));
+        assert_eq!(called.recv_timeout(PATIENCE), Ok(1));
+        assert_eq!(called.recv_timeout(PATIENCE), Ok(2));
+    }
+
+    #[test]
+    fn what_is_queued_is_called_after_the_end_if_that_is_wanted() {
+        let (sender, called) = channel();
+        let caller = Caller::start("test", 8, move |item: u32| sender.send(item).unwrap()).unwrap();
+        let caller = caller.draining();
+        assert!(caller.offer(1) && caller.offer(2));
+        drop(caller);
         assert_eq!(called.recv_timeout(PATIENCE), Ok(1));
         assert_eq!(called.recv_timeout(PATIENCE), Ok(2));
     }

@@ -278,7 +278,9 @@ pub(crate) async fn counted<T>(
 
 impl Caller<Progress> {
     pub(crate) fn of_progress(sink: Arc<dyn ProgressSink>) -> Result<Self, HeroldError> {
+        // The last that is told is told also if the work is over by then.
         Self::start("herold-progress", 1, move |progress| drop(sink.progress(progress)))
+            .map(Self::draining)
             .map_err(|_| HeroldError::internal("the callback's thread could not be started"))
     }
 }
