@@ -2,7 +2,7 @@
 
 use herold::{ClientError, KeyFileError, StoreError, TransportError};
 
-use crate::{AuthenticationChallenge, Imported, Missing, RecoveryChange};
+use crate::{AuthenticationChallenge, Missing, RecoveryChange};
 
 /// Why something was not done. The variant says what the app should do; `code` is the error's stable
 /// name, for logs and support; `detail` is a short text for developers. Neither has a secret in it.
@@ -142,7 +142,7 @@ pub enum HeroldError {
     /// The homeserver wants to be sure of the user: have the user answer, then call again with the answer.
     #[error("{code}: {detail}")]
     Authenticate {
-        /// The stable name.
+        /// The stable name; the Matrix error code if the last answer was refused.
         code: String,
         /// For developers.
         detail: String,
@@ -174,8 +174,6 @@ pub enum HeroldError {
         detail: String,
         /// What is missing.
         missing: Missing,
-        /// What came out of the key backup, if there was one to open.
-        restored: Option<Imported>,
     },
     /// Something else was begun with the recovery: go on with that first.
     #[error("{code}: {detail}")]
@@ -254,6 +252,8 @@ impl From<ClientError> for HeroldError {
             | ClientError::UnknownVerification
             | ClientError::NoSecretStorage => Self::NotFound { code, detail },
             ClientError::AuthenticationNeeded(challenge) => {
+                // An answer that was refused says why.
+                let code = challenge.refused.clone().unwrap_or(code);
                 Self::Authenticate { code, detail, challenge: (*challenge).into() }
             }
             ClientError::RecoveryKey(_)
@@ -262,12 +262,9 @@ impl From<ClientError> for HeroldError {
             ClientError::IdentityExists | ClientError::NoBackupKey => {
                 Self::RecoverFirst { code, detail }
             }
-            ClientError::RecoveryIncomplete { missing, restored } => Self::RecoveredInPart {
-                code,
-                detail,
-                missing: missing.into(),
-                restored: restored.map(Into::into),
-            },
+            ClientError::RecoveryIncomplete { missing, .. } => {
+                Self::RecoveredInPart { code, detail, missing: missing.into() }
+            }
             ClientError::RecoveryInterrupted(change) => {
                 Self::FinishRecovery { code, detail, change: change.into() }
             }

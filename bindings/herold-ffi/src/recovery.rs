@@ -128,8 +128,6 @@ pub struct AuthenticationChallenge {
     pub stages: Vec<NextStage>,
     /// What the answers belong to.
     pub session: Option<String>,
-    /// The Matrix error code, if the last answer was refused.
-    pub refused: Option<String>,
 }
 
 /// A stage that can be answered now.
@@ -320,7 +318,6 @@ impl From<herold::AuthenticationChallenge> for AuthenticationChallenge {
         Self {
             stages: challenge.next_stages().into_iter().map(next).collect(),
             session: challenge.session.clone(),
-            refused: challenge.refused.clone(),
         }
     }
 }
