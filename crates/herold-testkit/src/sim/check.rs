@@ -171,7 +171,7 @@ fn hand_over(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedE
         let Some(event) = events.iter().find(|event| event["event_id"] == event_id.as_str()) else {
             return false;
         };
-        take(sim, device, room, &event.to_string());
+        take(sim, device, room, event_id, &event.to_string());
     }
     sim.world.event(device, room, event_id).is_some()
 }
@@ -186,14 +186,20 @@ fn fetch(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEvent
     }
     let request = herold_machine::Machine::event_request(room, event_id);
     let body = sim.world.call_http(device, &request).to_string();
-    take(sim, device, room, &body);
+    take(sim, device, room, event_id, &body);
     sim.world.event(device, room, event_id).is_some()
 }
 
-fn take(sim: &mut Sim, device: usize, room: &OwnedRoomId, event: &str) {
+fn take(
+    sim: &mut Sim,
+    device: usize,
+    room: &OwnedRoomId,
+    event_id: &OwnedEventId,
+    event: &str,
+) {
     sim.world.command(device, |engine| {
         engine.step(|machine, snapshot, cx| {
-            machine.handle_event(snapshot, cx, room, event.as_bytes())
+            machine.handle_event(snapshot, cx, room, event_id, event.as_bytes())
         })
     });
 }
