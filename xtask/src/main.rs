@@ -47,7 +47,7 @@ cargo xtask fuzz [OPTIONS] [TARGET..]  the fuzz targets: what was found before, 
     --sanitizer NAME              none (the default) or address
     --input FILE                  only this input, with one target
 cargo xtask sim [OPTIONS]         whole conversations in the simulated world, a seed each
-    --profile NAME                honest, faulty (the default), hostile or soak
+    --profile NAME                honest, faulty (the default), hostile, soak or identity
     --seeds N                     so many (200)
     --first N                     from this one on (0)
     --steps N                     actions of a schedule (200)

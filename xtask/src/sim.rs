@@ -20,7 +20,7 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// What to play.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `honest`, `faulty`, `hostile` or `soak`.
+    /// `honest`, `faulty`, `hostile`, `soak` or `identity`.
     pub profile: String,
     /// The first seed.
     pub first: u64,
@@ -84,7 +84,7 @@ impl Options {
             }
         }
         ensure(
-            ["honest", "faulty", "hostile", "soak"].contains(&options.profile.as_str()),
+            ["honest", "faulty", "hostile", "soak", "identity"].contains(&options.profile.as_str()),
             || format!("there is no profile {}", options.profile),
         )?;
         Ok(options)
@@ -250,6 +250,17 @@ impl Outcome {
             sum("open"),
             sum("open_read")
         );
+        if options.kill_points {
+            println!("  {} commits, each killed once", sum("kills"));
+        }
+        if options.profile == "identity" {
+            println!(
+                "  {} histories shared, {} verified, {} messages read by new devices out of a backup",
+                sum("shared"),
+                sum("verified"),
+                sum("restored")
+            );
+        }
         println!("  {} failed", self.failures.len());
     }
 }

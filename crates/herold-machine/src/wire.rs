@@ -116,6 +116,20 @@ pub(crate) struct EventIdOnly {
     pub(crate) event_id: String,
 }
 
+/// The room that an event says it is of. A sync leaves it out.
+#[derive(Deserialize)]
+struct RoomOnly {
+    #[serde(default)]
+    room_id: Option<serde_json::Value>,
+}
+
+/// Whether an event does not say that it is of another room.
+pub(crate) fn may_be_of(raw: &RawValue, room_id: &ruma::RoomId) -> bool {
+    parse::<RoomOnly>(raw).is_some_and(|event| {
+        event.room_id.is_none_or(|named| named.as_str() == Some(room_id.as_str()))
+    })
+}
+
 /// A section that holds events.
 #[derive(Default, Deserialize)]
 pub(crate) struct Events {

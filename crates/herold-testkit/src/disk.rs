@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use herold::{MemoryStore, Store, StoreError};
-use herold_store::{ChangeSet, Durability, ScanControl, Snapshot, Table};
+use herold_store::{ChangeSet, Changed, Durability, ScanControl, Snapshot, Table};
 
 /// When a device dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,13 @@ struct Platter {
     unsynced: Vec<ChangeSet>,
     commits: u64,
     kill: Option<Kill>,
+    /// Beside `kill`: nothing but its commit takes it back.
+    planned: Option<Kill>,
     dead: bool,
+    /// Several processes have it in turns.
+    shared: bool,
+    /// While it is shared: the rows that were written, in their order.
+    written: Vec<(Table, Vec<u8>)>,
 }
 
 impl Platter {
@@ -56,8 +62,21 @@ impl Disk {
     #[must_use]
     pub fn open(&self) -> DiskStore {
         let view = self.image();
+        let mut platter = self.lock();
+        platter.dead = false;
+        let seen = platter.written.len();
+        drop(platter);
+        DiskStore { view, disk: self.clone(), seen, let_go: false }
+    }
+
+    /// From now on several processes have it in turns.
+    pub fn share(&self) {
+        self.lock().shared = true;
+    }
+
+    /// Another process than the one that died goes on.
+    pub fn revive(&self) {
         self.lock().dead = false;
-        DiskStore { view, disk: self.clone() }
     }
 
     /// The power fails: only what was fully synchronous is left.
@@ -68,6 +87,11 @@ impl Disk {
     /// The device dies as `kill` says.
     pub fn kill(&self, kill: Kill) {
         self.lock().kill = Some(kill);
+    }
+
+    /// The device dies as `kill` says too, whatever else is done to it.
+    pub fn plan(&self, kill: Kill) {
+        self.lock().planned = Some(kill);
     }
 
     /// The device no longer dies as [`Disk::kill`] said, unless it has.
@@ -112,11 +136,20 @@ impl Disk {
 pub struct DiskStore {
     view: MemoryStore,
     disk: Disk,
+    /// As many of the written rows were there when it was last taken.
+    seen: usize,
+    let_go: bool,
+}
+
+impl DiskStore {
+    fn held(&self) -> Result<&MemoryStore, StoreError> {
+        if self.let_go { Err(StoreError::Suspended) } else { Ok(&self.view) }
+    }
 }
 
 impl Snapshot for DiskStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.view.get(table, key)
+        self.held()?.get(table, key)
     }
 
     fn scan(
@@ -126,7 +159,7 @@ impl Snapshot for DiskStore {
         from: Option<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
     ) -> Result<(), StoreError> {
-        self.view.scan(table, prefix, from, visit)
+        self.held()?.scan(table, prefix, from, visit)
     }
 
     fn scan_back(
@@ -136,12 +169,13 @@ impl Snapshot for DiskStore {
         before: Option<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
     ) -> Result<(), StoreError> {
-        self.view.scan_back(table, prefix, before, visit)
+        self.held()?.scan_back(table, prefix, before, visit)
     }
 }
 
 impl Store for DiskStore {
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+        self.held()?;
         let mut platter = self.disk.lock();
         let killed = || StoreError::Io("the process was killed".to_owned());
         if platter.dead {
@@ -149,16 +183,20 @@ impl Store for DiskStore {
         }
         let number = platter.commits;
         platter.commits += 1;
-        if platter.kill == Some(Kill::Before(number)) {
+        if [platter.kill, platter.planned].contains(&Some(Kill::Before(number))) {
             platter.dead = true;
             return Err(killed());
         }
         self.view.commit(changes)?;
         platter.unsynced.push(changes.clone());
+        if platter.shared {
+            let rows = changes.iter().map(|(table, key, _)| (table, key.to_vec()));
+            platter.written.extend(rows);
+        }
         if changes.durability() == Durability::Full {
             platter.synchronise();
         }
-        if platter.kill == Some(Kill::After(number)) {
+        if [platter.kill, platter.planned].contains(&Some(Kill::After(number))) {
             platter.dead = true;
             return Err(killed());
         }
@@ -167,5 +205,37 @@ impl Store for DiskStore {
 
     fn snapshot(&self) -> &dyn Snapshot {
         self
+    }
+
+    fn suspend(&mut self) -> Result<(), StoreError> {
+        let platter = self.disk.lock();
+        if platter.shared && !self.let_go {
+            self.let_go = true;
+            self.seen = platter.written.len();
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<Changed, StoreError> {
+        let mut changed = Changed::nothing();
+        if self.let_go {
+            self.view = self.disk.image();
+            let platter = self.disk.lock();
+            for (table, key) in platter.written.iter().skip(self.seen) {
+                changed.add(*table, key);
+            }
+            self.seen = platter.written.len();
+            drop(platter);
+            self.let_go = false;
+        }
+        Ok(changed)
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.let_go
+    }
+
+    fn is_shared(&self) -> bool {
+        self.disk.lock().shared
     }
 }

@@ -28,6 +28,8 @@ use crate::{
     oracle::ciphertexts,
 };
 
+mod processes;
+
 /// The world's clock. Clones are the same clock.
 #[derive(Clone, Debug)]
 pub struct SimClock {
@@ -86,6 +88,8 @@ pub struct SimDevice {
     token: String,
     acknowledged: Option<u64>,
     engine: Option<Engine>,
+    /// The process that has let go of the store, where two share it.
+    other: Option<Engine>,
     online: bool,
     /// Queued, and not encrypted as far as is known.
     waiting: BTreeSet<OwnedTransactionId>,
@@ -259,6 +263,7 @@ impl World {
                 token,
                 acknowledged: None,
                 engine,
+                other: None,
                 online: true,
                 waiting: BTreeSet::new(),
             });
@@ -495,6 +500,7 @@ impl World {
     /// The power of a device fails.
     pub fn lose_power(&mut self, device: usize) {
         self.end_process(device);
+        self.devices[device].other = None;
         self.devices[device].disk.lose_power();
     }
 

@@ -172,7 +172,7 @@ fn a_new_device_reads_the_past_out_of_the_backup() {
         let body = world.call_http(second, &request).to_string();
         world.command(second, |engine| {
             engine.step(|machine, snapshot, cx| {
-                machine.handle_event(snapshot, cx, &room, body.as_bytes())
+                machine.handle_event(snapshot, cx, &room, event, body.as_bytes())
             })
         });
         assert_eq!(world.text(second, &room, event).as_deref(), Ok(text));

@@ -167,11 +167,9 @@ impl Session {
     ) -> Result<RoomEvent, ClientError> {
         let request = Machine::event_request(room, event_id);
         let body = self.call(request, Retry::Always).await?;
-        let taken =
-            self.step(|machine, snapshot, cx| machine.handle_event(snapshot, cx, room, &body))?;
-        if taken != event_id {
-            return Err(ClientError::BadResponse("another event than was asked for"));
-        }
+        self.step(|machine, snapshot, cx| {
+            machine.handle_event(snapshot, cx, room, event_id, &body)
+        })?;
         let event = self.read(|machine, snapshot| machine.room_event(snapshot, room, event_id))?;
         event.ok_or(ClientError::UnknownEvent)
     }

@@ -1,4 +1,4 @@
-//! Oracle W9: no secret in logs at any level, in URLs, in error texts, in `Debug` output, or clear in
+//! Oracle W9, attack N36: no secret in logs at any level, in URLs, in error texts, in `Debug` output, or clear in
 //! the store's files. Over the default transport, so that what its libraries log counts too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -4,13 +4,13 @@ use herold_store::{
     Snapshot,
     records::{RoomKey, RoomRecord},
 };
-use ruma::{OwnedEventId, RoomId};
+use ruma::{EventId, OwnedEventId, RoomId};
 
 use crate::{
-    Answer, Context, Machine, MachineError, Outgoing, Pending, Step, SyncMode, SyncReport, account,
-    ahead, app_to_device, dehydration, devices, history, history_import, key_backup, olm, outgoing,
-    queue, request::RequestKind, rooms, signatures, sliding, sync, sync::SyncPosition, timeline,
-    timeline::Origin, verification, wire,
+    Answer, Context, DropReason, Machine, MachineError, Notice, Outgoing, Pending, Step, SyncMode,
+    SyncReport, account, ahead, app_to_device, dehydration, devices, history, history_import,
+    key_backup, olm, outgoing, queue, request::RequestKind, rooms, signatures, sliding, sync,
+    sync::SyncPosition, timeline, timeline::Origin, verification, wire,
 };
 
 impl Machine {
@@ -210,6 +210,11 @@ impl Machine {
         let mut events = Vec::new();
         ahead::decrypt(&txn, &mut self.hot, &[(room_id, chunk.chunk.as_slice())])?;
         for raw in &chunk.chunk {
+            if !wire::may_be_of(raw, room_id) {
+                let room_id = Some(room_id.to_owned());
+                txn.notice(Notice::EventDropped { room_id, reason: DropReason::Malformed })?;
+                continue;
+            }
             let taken =
                 timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, raw, Origin::Older)?;
             events.extend(taken);
@@ -220,26 +225,37 @@ impl Machine {
         self.end(txn, events)
     }
 
-    /// Takes an event fetched on its own: the answer of the request of [`Machine::event_request`].
+    /// Takes an event fetched on its own: the answer of the request of [`Machine::event_request`] for `event_id`, or the
+    /// event of an answer to `/context`.
     ///
     /// # Errors
-    /// [`MachineError::UnknownRoom`], [`MachineError::Malformed`], or those of the store.
+    /// [`MachineError::UnknownRoom`]; [`MachineError::Malformed`] if it is no event, another than was asked for, or one
+    /// that says it is of another room; those of the store.
     pub fn handle_event(
         &mut self,
         snapshot: &dyn Snapshot,
         cx: &mut Context<'_>,
         room_id: &RoomId,
+        event_id: &EventId,
         body: &[u8],
-    ) -> Result<Step<Pending, OwnedEventId>, MachineError> {
+    ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
         let raw: Box<serde_json::value::RawValue> =
             serde_json::from_slice(body).map_err(|_| MachineError::Malformed("an event"))?;
+        let named: wire::EventIdOnly =
+            wire::parse(&raw).ok_or(MachineError::Malformed("an event"))?;
+        if named.event_id != event_id.as_str() {
+            return Err(MachineError::Malformed("another event than was asked for"));
+        }
+        if !wire::may_be_of(&raw, room_id) {
+            return Err(MachineError::Malformed("an event of another room"));
+        }
         let mut room: RoomRecord =
             txn.load(&RoomKey { room_id: room_id.to_owned() })?.ok_or(MachineError::UnknownRoom)?;
         let taken =
             timeline::ingest(&mut txn, &mut self.hot, room_id, &mut room, &raw, Origin::Single)?;
-        let event_id = taken.ok_or(MachineError::Malformed("an event"))?;
-        self.end(txn, event_id)
+        taken.ok_or(MachineError::Malformed("an event"))?;
+        self.end(txn, ())
     }
 
     /// Takes the answer of the request of [`Machine::keys_changes_request`]: the device lists that

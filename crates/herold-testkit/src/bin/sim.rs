@@ -37,7 +37,7 @@ fn main() {
         (profile, number(1), number(2), number(3))
     else {
         eprintln!(
-            "sim honest|faulty|hostile|soak FIRST COUNT STEPS [--kill-points] [--shrink SECONDS]"
+            "sim honest|faulty|hostile|soak|identity FIRST COUNT STEPS [--kill-points] [--shrink SECONDS]"
         );
         std::process::exit(2);
     };
@@ -80,7 +80,7 @@ fn each_kill(seed: u64, profile: Profile, actions: &[Action]) -> (Report, Option
         Err(failure) => return (report, Some((failure, None))),
     };
     for (device, commits) in commits.into_iter().enumerate() {
-        for commit in 0..commits {
+        for commit in commits {
             // Before it and after it is the same to the disk but for that one commit: they take turns.
             let kill = if (commit + seed).is_multiple_of(2) {
                 Kill::Before(commit)
@@ -88,7 +88,10 @@ fn each_kill(seed: u64, profile: Profile, actions: &[Action]) -> (Report, Option
                 Kill::After(commit)
             };
             match run_with_kill(seed, profile, actions, Some((device, kill))) {
-                Ok((one, _)) => report.add(&one),
+                Ok((one, _)) => {
+                    report.add(&one);
+                    report.kills += 1;
+                }
                 Err(failure) => return (report, Some((failure, Some((device, kill))))),
             }
         }
@@ -130,6 +133,7 @@ fn line(seed: u64, report: &Report, failure: Option<(String, String)>) -> serde_
         "steps": report.steps, "commits": report.commits, "deaths": report.deaths,
         "faults": report.faults, "attacks": report.attacks, "requests": report.requests,
         "messages": report.messages, "read": report.read, "unread": report.unread,
+        "kills": report.kills, "shared": report.shared, "verified": report.verified, "restored": report.restored,
         "open": report.open.0, "open_read": report.open.1, "trace": report.trace,
     })
 }

@@ -113,10 +113,14 @@ impl HomeServer {
                 return Err(ApiError::new(400, "M_INVALID_SIGNATURE", &error));
             }
         }
+        self.note_device_change(user_id);
+        let pos = self.pos;
         if let Some(user) = self.users.get_mut(user_id) {
+            if new.get("self_signing").is_some_and(|key| known.get("self_signing") != Some(key)) {
+                user.signing_log.push((pos, None));
+            }
             user.cross_signing.extend(new);
         }
-        self.note_device_change(user_id);
         Ok(json!({}))
     }
 
@@ -136,6 +140,7 @@ impl HomeServer {
             let stored = targets.len() > failures.get(user_id).map_or(0, BTreeMap::len);
             if stored && own {
                 self.note_device_change(user_id);
+                self.log_signatures(user_id, targets.keys());
             } else if stored {
                 let pos = self.next_pos();
                 let signer = requester.user.clone();
@@ -143,6 +148,21 @@ impl HomeServer {
             }
         }
         Ok(json!({ "failures": failures }))
+    }
+
+    /// Notes which of the user's devices are signed with the user's self-signing key as it is now.
+    fn log_signatures<'a>(&mut self, user_id: &str, targets: impl Iterator<Item = &'a String>) {
+        let pos = self.pos;
+        let Some(user) = self.users.get_mut(user_id) else { return };
+        let Some(key) = user.cross_signing.get("self_signing").and_then(public_key) else { return };
+        let key_id = format!("ed25519:{key}");
+        for device in targets {
+            let target = (user_id.to_owned(), device.clone());
+            let signed = user.signatures.get(&target).is_some_and(|by| by.contains_key(&key_id));
+            if signed && user.devices.contains_key(device) {
+                user.signing_log.push((pos, Some(device.clone())));
+            }
+        }
     }
 
     fn store_signature(

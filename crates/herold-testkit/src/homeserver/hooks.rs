@@ -118,6 +118,45 @@ impl HomeServer {
         self.device(user, device).is_some_and(|device| device.keys.is_some())
     }
 
+    /// From which positions of the stream, and up to which, a device was signed with its owner's self-signing key.
+    #[must_use]
+    pub fn signed_spans(&self, user: &str, device: &str) -> Vec<(u64, Option<u64>)> {
+        let mut spans: Vec<(u64, Option<u64>)> = Vec::new();
+        let log = self.users.get(user).map(|user| user.signing_log.as_slice()).unwrap_or_default();
+        for (pos, signed) in log {
+            let open = spans.last_mut().filter(|(_, end)| end.is_none());
+            match (signed.as_deref(), open) {
+                (None, Some((_, end))) => *end = Some(*pos),
+                (Some(id), None) if id == device => spans.push((*pos, None)),
+                _ => {}
+            }
+        }
+        spans
+    }
+
+    /// The positions at which a user has published another self-signing key; the first is not another.
+    #[must_use]
+    pub fn identity_changes(&self, user: &str) -> Vec<u64> {
+        let log = self.users.get(user).map(|user| user.signing_log.as_slice()).unwrap_or_default();
+        log.iter().filter(|(_, signed)| signed.is_none()).map(|(pos, _)| *pos).skip(1).collect()
+    }
+
+    /// Whether the history of a room was open to later members at some position of the span.
+    #[must_use]
+    pub fn open_history(&self, room_id: &str, span: std::ops::RangeInclusive<u64>) -> bool {
+        let Some(room) = self.rooms.get(room_id) else { return false };
+        let changes = room.events.iter().filter(|event| {
+            span.contains(&event.pos) && event.kind() == "m.room.history_visibility"
+        });
+        changes.map(|event| event.pos).chain([*span.start()]).any(|pos| {
+            let visibility = room.state_at("m.room.history_visibility", "", pos);
+            let visibility = visibility
+                .and_then(|event| event.content("history_visibility"))
+                .and_then(Value::as_str);
+            visibility.is_none_or(|visibility| matches!(visibility, "shared" | "world_readable"))
+        })
+    }
+
     /// Whether the server has accepted an event of a device under this transaction id.
     #[must_use]
     pub fn has_event_of(&self, user: &str, device: &str, room_id: &str, txn_id: &str) -> bool {

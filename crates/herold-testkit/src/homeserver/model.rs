@@ -30,6 +30,8 @@ pub(super) struct User {
     /// Signatures that this user uploaded: (target user, target key or device) to
     /// (key id of the signer to signature).
     pub(super) signatures: BTreeMap<(String, String), BTreeMap<String, Value>>,
+    /// (Stream position, device): this user's self-signing key has signed it; no device: it is another key.
+    pub(super) signing_log: Vec<(u64, Option<String>)>,
     pub(super) backups: BTreeMap<u64, super::backup::Backup>,
     pub(super) last_backup: u64,
     /// The id and the data of the dehydrated device.

@@ -64,6 +64,26 @@ pub enum Action {
     RollBack(u8),
     /// Somebody does what is not allowed, to a device.
     Attack(Attack, u8),
+    /// A device makes an identity of its user's, another one if so.
+    Bootstrap(u8, bool),
+    /// A device's user accepts that a user's identity is another.
+    Acknowledge(u8, u8),
+    /// A device asks another to verify each other.
+    AskToVerify(u8, u8),
+    /// A device's user does what is next in its verifications.
+    Compare(u8),
+    /// A device makes a backup of the room keys.
+    MakeBackup(u8),
+    /// A device is given the backup's key, and restores.
+    Restore(u8),
+    /// A device's user invites a user into a room, with its history.
+    ShareHistory(u8, u8, u8),
+    /// A device's user joins a room and takes its history.
+    JoinWithHistory(u8, u8),
+    /// A copy of a device's store is started beside it.
+    Copy(u8),
+    /// Another process of a device has its turn; the one before is suspended, or only lets go of the store.
+    TakeTurns(u8, bool),
 }
 
 /// Numbers for a schedule.
@@ -141,8 +161,24 @@ const MAKERS: &[Maker] = &[
     (6, Profile::Soak, |d| Action::RollBack(d.one())),
 ];
 
+/// What there is under [`Profile::Identity`] besides.
+const IDENTITY_MAKERS: &[Maker] = &[
+    (6, Profile::Identity, |d| Action::Bootstrap(d.one(), d.below(3) == 0)),
+    (14, Profile::Identity, |d| Action::Acknowledge(d.one(), d.one())),
+    (22, Profile::Identity, |d| Action::AskToVerify(d.one(), d.one())),
+    (90, Profile::Identity, |d| Action::Compare(d.one())),
+    (10, Profile::Identity, |d| Action::MakeBackup(d.one())),
+    (16, Profile::Identity, |d| Action::Restore(d.one())),
+    (20, Profile::Identity, |d| Action::ShareHistory(d.one(), d.one(), d.one())),
+    (24, Profile::Identity, |d| Action::JoinWithHistory(d.one(), d.one())),
+    (3, Profile::Identity, |d| Action::Copy(d.one())),
+    (40, Profile::Identity, |d| Action::TakeTurns(d.one(), d.coin())),
+];
+
 fn draw(dice: &mut Dice, profile: Profile) -> Action {
-    let known = || MAKERS.iter().filter(|(_, least, _)| *least <= profile);
+    let more = if profile.has_identities() { IDENTITY_MAKERS } else { &[] };
+    let makers = MAKERS.iter().filter(|(_, least, _)| profile.includes(*least));
+    let known = || makers.clone().chain(more);
     let all = known().map(|(weight, ..)| weight).sum();
     let mut roll = dice.below(all);
     for (weight, _, make) in known() {

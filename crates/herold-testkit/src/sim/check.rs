@@ -17,6 +17,9 @@ pub(super) fn check(sim: &mut Sim) -> Result<(), String> {
     in_order(sim)?;
     readable(sim)?;
     genuine(sim)?;
+    if sim.profile.has_identities() {
+        sim.finale()?;
+    }
     sim.villains.check(&mut sim.world)
 }
 
@@ -32,13 +35,13 @@ impl Sim {
     }
 
     /// Whether a device's user is in a room, so that it sends and is served.
-    fn joined(&self, device: usize, room: &OwnedRoomId) -> bool {
+    pub(super) fn joined(&self, device: usize, room: &OwnedRoomId) -> bool {
         let user = self.world.devices[device].user_id.to_string();
         self.world.server.members_of(room.as_str(), "join").contains(&user)
     }
 
-    fn excused(&self, device: usize) -> bool {
-        self.states[device].rolled_back
+    pub(super) fn excused(&self, device: usize) -> bool {
+        self.states[device].rolled_back || self.states[device].copied
     }
 }
 
@@ -99,6 +102,7 @@ fn in_order(sim: &Sim) -> Result<(), String> {
 
 /// Who must can, and who must not cannot.
 fn readable(sim: &mut Sim) -> Result<(), String> {
+    let allowed = sim.profile.has_identities().then(|| sim.allowed());
     for place in 0..sim.messages.len() {
         let message = &sim.messages[place];
         let (Some(event_id), Some(readers)) = (message.event_id.clone(), &message.readers) else {
@@ -123,7 +127,9 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
             }
             let is_unseen = unseen.contains(sim.world.devices[device].user_id.as_str())
                 && !sim.states[sender].ever_blocked.contains(&device);
-            if clear && !may.contains(&device) && !is_unseen {
+            let allowed =
+                allowed.as_ref().is_some_and(|allowed| allowed.contains(&(place, device)));
+            if clear && !may.contains(&device) && !is_unseen && !allowed {
                 return Err(format!(
                     "device {device} reads {body:?} of {sender}, which it may not"
                 ));
@@ -136,7 +142,7 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
                 sim.world.server.reads_along(room.as_str(), user, since.clone()).1
             };
             let missed = sim.states[sender].ever_blocked.contains(&device)
-                || sim.profile > Profile::Honest && !(stayed(device) && stayed(sender));
+                || sim.profile.includes(Profile::Faulty) && !(stayed(device) && stayed(sender));
             let promised = must.contains(&device)
                 && there
                 && !missed
@@ -150,7 +156,7 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
                     text.err().unwrap_or_default()
                 ));
             }
-            match (promised, may.contains(&device)) {
+            match (promised, may.contains(&device) || allowed) {
                 (true, _) => sim.report.read += 1,
                 (_, false) => sim.report.unread += 1,
                 _ => {
@@ -165,13 +171,18 @@ fn readable(sim: &mut Sim) -> Result<(), String> {
 
 /// Gives a device an event that it must not be able to read, member or not: who has the key needs only a
 /// server that plays along. Whether it has it now.
-fn hand_over(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEventId) -> bool {
+pub(super) fn hand_over(
+    sim: &mut Sim,
+    device: usize,
+    room: &OwnedRoomId,
+    event_id: &OwnedEventId,
+) -> bool {
     if sim.world.event(device, room, event_id).is_none() {
         let events = sim.world.server.events(room.as_str());
         let Some(event) = events.iter().find(|event| event["event_id"] == event_id.as_str()) else {
             return false;
         };
-        take(sim, device, room, &event.to_string());
+        take(sim, device, room, event_id, &event.to_string());
     }
     sim.world.event(device, room, event_id).is_some()
 }
@@ -186,21 +197,21 @@ fn fetch(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEvent
     }
     let request = herold_machine::Machine::event_request(room, event_id);
     let body = sim.world.call_http(device, &request).to_string();
-    take(sim, device, room, &body);
+    take(sim, device, room, event_id, &body);
     sim.world.event(device, room, event_id).is_some()
 }
 
-fn take(sim: &mut Sim, device: usize, room: &OwnedRoomId, event: &str) {
+fn take(sim: &mut Sim, device: usize, room: &OwnedRoomId, event_id: &OwnedEventId, event: &str) {
     sim.world.command(device, |engine| {
         engine.step(|machine, snapshot, cx| {
-            machine.handle_event(snapshot, cx, room, event.as_bytes())
+            machine.handle_event(snapshot, cx, room, event_id, event.as_bytes())
         })
     });
 }
 
 /// Whatever is shown without a warning was said by the one it is shown of, once, in that room.
 fn genuine(sim: &mut Sim) -> Result<(), String> {
-    if sim.profile < Profile::Hostile {
+    if !sim.profile.includes(Profile::Hostile) {
         return Ok(());
     }
     for device in 0..sim.world.devices.len() {

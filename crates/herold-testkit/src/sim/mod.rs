@@ -8,6 +8,8 @@
 mod action;
 mod attack;
 mod check;
+mod finale;
+mod identity;
 mod model;
 mod play;
 mod shrink;
@@ -17,8 +19,8 @@ pub use attack::Attack;
 pub use play::{run, run_with_kill};
 pub use shrink::shrink;
 
-/// How wicked the world is. Each has everything of the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How wicked the world is. Each of the first four has everything of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// Nothing fails; people come and go.
     Honest,
@@ -28,9 +30,31 @@ pub enum Profile {
     Hostile,
     /// Disks are put back as well; what that makes unreadable is not counted.
     Soak,
+    /// As [`Profile::Faulty`], with identities that the devices make and replace themselves, verification, key backup,
+    /// shared history, copies of stores, and two processes on one store.
+    Identity,
 }
 
 impl Profile {
+    /// Whether everything that happens under `other` happens under this one.
+    const fn includes(self, other: Self) -> bool {
+        self.level() >= other.level()
+    }
+
+    const fn level(self) -> u8 {
+        match self {
+            Self::Honest => 0,
+            Self::Faulty | Self::Identity => 1,
+            Self::Hostile => 2,
+            Self::Soak => 3,
+        }
+    }
+
+    /// Whether the devices have identities of their own making.
+    const fn has_identities(self) -> bool {
+        matches!(self, Self::Identity)
+    }
+
     /// The profile of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
@@ -39,6 +63,7 @@ impl Profile {
             "faulty" => Some(Self::Faulty),
             "hostile" => Some(Self::Hostile),
             "soak" => Some(Self::Soak),
+            "identity" => Some(Self::Identity),
             _ => None,
         }
     }
@@ -51,6 +76,7 @@ impl Profile {
             Self::Faulty => "faulty",
             Self::Hostile => "hostile",
             Self::Soak => "soak",
+            Self::Identity => "identity",
         }
     }
 }
@@ -78,6 +104,14 @@ pub struct Report {
     pub unread: u64,
     /// (Message, device) that nobody promised either way, and whether they were readable.
     pub open: (u64, u64),
+    /// Commits that were made a process's last, each in a run of its own.
+    pub kills: u64,
+    /// Rooms' histories that were shared with somebody.
+    pub shared: u64,
+    /// (Device, other user) verified in the end.
+    pub verified: u64,
+    /// Messages that a new device had to read out of the backup, and did.
+    pub restored: u64,
     /// A number that two equal runs have in common: of all that went to the server.
     pub trace: u64,
 }
@@ -95,6 +129,10 @@ impl Report {
         self.read += other.read;
         self.unread += other.unread;
         self.open = (self.open.0 + other.open.0, self.open.1 + other.open.1);
+        self.kills += other.kills;
+        self.shared += other.shared;
+        self.verified += other.verified;
+        self.restored += other.restored;
         self.trace ^= other.trace.rotate_left(1);
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Message {
 /// Who may read a message and who must: devices of the world, by number.
 #[derive(Debug)]
 pub(super) struct Readers {
+    /// The place in the stream that its sender had synced to when it was encrypted.
+    pub(super) since: u64,
     /// The end of the stream when it was encrypted.
     pub(super) position: u64,
     pub(super) may: BTreeSet<usize>,

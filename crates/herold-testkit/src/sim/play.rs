@@ -15,6 +15,7 @@ use super::{
     action::Dice,
     attack::Villains,
     check,
+    identity::Users,
     model::{Candidate, Message, Readers},
 };
 use crate::{CrossSigning, Encrypted, Faults, Kill, World, open_policy};
@@ -37,6 +38,8 @@ pub(super) struct DeviceState {
     pub(super) logged_out: bool,
     /// Its disk was put back: what it can read, and what it does, is not held against it.
     pub(super) rolled_back: bool,
+    /// It runs twice, or is the copy: nor is it then.
+    pub(super) copied: bool,
 }
 
 /// A run under way.
@@ -55,6 +58,14 @@ pub(super) struct Sim {
     /// Only signed devices are sent keys.
     strict: bool,
     images: BTreeMap<usize, MemoryStore>,
+    /// A device of the world, and the commit that is its process's last.
+    planned: Option<(usize, Kill)>,
+    /// How many commits each device had made before the first action, or when it was logged in.
+    pub(super) born: Vec<u64>,
+    /// What the users have said and done, where the profile has identities.
+    pub(super) users_word: Users,
+    /// What was wrong on the way.
+    pub(super) wrong: Vec<String>,
     pub(super) report: Report,
 }
 
@@ -66,8 +77,9 @@ pub fn run(seed: u64, profile: Profile, actions: &[Action]) -> Result<Report, St
     run_with_kill(seed, profile, actions, None).map(|(report, _)| report)
 }
 
-/// As [`run`], with one more kill: of this device of the world, at this commit since it was made. Answers
-/// also how many commits each device made.
+/// As [`run`], with one more kill: of this device of the world, at this commit since it was made. It strikes wherever the
+/// commit is made, while the world heals too. Answers also the numbers of the commits that each device made from the
+/// first action on, or since it was logged in.
 ///
 /// # Errors
 /// As [`run`].
@@ -76,25 +88,21 @@ pub fn run_with_kill(
     profile: Profile,
     actions: &[Action],
     kill: Option<(usize, Kill)>,
-) -> Result<(Report, Vec<u64>), String> {
+) -> Result<(Report, Vec<std::ops::Range<u64>>), String> {
     crate::random::restart(seed);
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut sim = Sim::new(seed, profile);
-        if let Some((device, kill)) = kill
-            && let Some(device) = sim.world.devices.get(device)
-        {
-            device.disk.kill(kill);
-        }
+        sim.begin(kill);
         for action in actions {
             sim.play(*action);
         }
         sim.heal();
+        let commits = sim.commits();
         let checked = check::check(&mut sim);
         if std::env::var_os("SIM_LOG").is_some() {
             sim.dump();
         }
         checked?;
-        let commits = sim.world.devices.iter().map(|device| device.disk.commits()).collect();
         Ok((sim.finish(), commits))
     }));
     match played {
@@ -124,8 +132,14 @@ impl Sim {
             villains: Villains::default(),
             unreachable: BTreeMap::new(),
             // Who believes every device that the server names is not attacked by one more.
-            strict: profile >= Profile::Hostile || dice.below(3) == 0,
+            strict: profile.has_identities()
+                || profile.includes(Profile::Hostile)
+                || dice.below(3) == 0,
             images: BTreeMap::new(),
+            planned: None,
+            born: Vec::new(),
+            users_word: Users::default(),
+            wrong: Vec::new(),
             report: Report::default(),
         };
         for name in ["alice", "alice", "bob", "carol", "@dora:far.test"] {
@@ -140,14 +154,32 @@ impl Sim {
             let room = sim.world.make_room_with(members, settings, visibility);
             sim.rooms.push(room);
         }
-        if profile >= Profile::Hostile {
+        if profile.includes(Profile::Hostile) {
             sim.villains = Villains::enter(&mut sim.world, &sim.rooms);
         }
         sim.note_all();
         sim
     }
 
-    fn log_in(&mut self, name: &str, sign: bool) {
+    /// The first action is next.
+    fn begin(&mut self, planned: Option<(usize, Kill)>) {
+        self.planned = planned;
+        for device in &self.world.devices {
+            self.born.push(device.disk.commits());
+        }
+        if let Some((device, kill)) = planned
+            && let Some(device) = self.world.devices.get(device)
+        {
+            device.disk.plan(kill);
+        }
+    }
+
+    fn commits(&self) -> Vec<std::ops::Range<u64>> {
+        let devices = self.world.devices.iter();
+        devices.zip(&self.born).map(|(device, born)| *born..device.disk.commits()).collect()
+    }
+
+    pub(super) fn log_in(&mut self, name: &str, sign: bool) {
         let policy = if self.strict {
             Policy {
                 recipients: Recipients::IdentityBased,
@@ -159,18 +191,28 @@ impl Sim {
         };
         let device = self.world.add_device_with(name, policy);
         self.states.push(DeviceState::default());
+        if !self.born.is_empty() {
+            let disk = &self.world.devices[device].disk;
+            self.born.push(disk.commits());
+            if let Some((_, kill)) = self.planned.filter(|(planned, _)| *planned == device) {
+                disk.plan(kill);
+            }
+        }
         let user = self.world.devices[device].user_id.to_string();
         if !self.users.contains(&user) {
             self.users.push(user.clone());
         }
-        if self.strict && !self.identities.contains_key(&user) {
+        if self.strict && !self.profile.has_identities() && !self.identities.contains_key(&user) {
             let identity = CrossSigning::upload(&mut self.world, device);
-            self.identities.insert(user, identity);
+            self.identities.insert(user.clone(), identity);
         }
         // Not the whole world: a server may be dead.
         for _ in 0..8 {
             self.world.pump(device);
             self.world.sync(device);
+        }
+        if self.profile.has_identities() && !self.users_word.has_identity(&user) {
+            self.bootstrap(device, false);
         }
         if sign {
             self.sign(device);
@@ -186,7 +228,9 @@ impl Sim {
         {
             return;
         }
-        if let Some(identity) = self.identities.get(&user)
+        if self.profile.has_identities() {
+            self.take_over(device);
+        } else if let Some(identity) = self.identities.get(&user)
             && !self.is_unreachable(&user)
         {
             self.world.server.limit_requests(0, 0);
@@ -203,7 +247,7 @@ impl Sim {
         self.rooms[usize::from(number) % self.rooms.len()].clone()
     }
 
-    fn user(&self, number: u8) -> String {
+    pub(super) fn user(&self, number: u8) -> String {
         self.users[usize::from(number) % self.users.len()].clone()
     }
 
@@ -351,11 +395,12 @@ impl Sim {
                 self.report.attacks += 1;
                 attack.make(self, target);
             }
+            other => self.play_identity(other),
         }
         self.note_all();
     }
 
-    fn is_unreachable(&self, user: &str) -> bool {
+    pub(super) fn is_unreachable(&self, user: &str) -> bool {
         self.villains.has_swapped(user) || self.is_out_of_reach(user)
     }
 
@@ -364,7 +409,7 @@ impl Sim {
         self.unreachable.get(user).is_some_and(|until| self.world.clock.millis() < *until)
     }
 
-    fn may_act(&self, device: usize) -> bool {
+    pub(super) fn may_act(&self, device: usize) -> bool {
         !self.states[device].logged_out
     }
 
@@ -394,7 +439,7 @@ impl Sim {
         });
     }
 
-    fn change_membership(
+    pub(super) fn change_membership(
         &mut self,
         device: u8,
         room: u8,
@@ -426,7 +471,8 @@ impl Sim {
 
     fn log_out(&mut self, device: usize) {
         // One device of each of the first four stays.
-        if [0, 2, 3, 4].contains(&device) || self.states[device].logged_out {
+        let state = &self.states[device];
+        if [0, 2, 3, 4].contains(&device) || state.logged_out || state.copied {
             return;
         }
         self.world.call(Some(device), "POST", "/_matrix/client/v3/logout", json!({}));
@@ -506,7 +552,11 @@ impl Sim {
                 continue;
             }
             let room = self.messages[place].room.clone();
-            let readers = self.readers(&encrypted, &room);
+            let mut readers = self.readers(&encrypted, &room);
+            if self.profile.has_identities() {
+                let before = self.messages[place].readers.take();
+                self.doubt(encrypted.device, &mut readers, before.as_ref());
+            }
             self.messages[place].readers = Some(readers);
         }
     }
@@ -514,6 +564,7 @@ impl Sim {
     /// Who may, and who must be able to, read what was encrypted.
     fn readers(&self, encrypted: &Encrypted, room: &OwnedRoomId) -> Readers {
         let mut readers = Readers {
+            since: encrypted.since,
             position: encrypted.position,
             may: BTreeSet::new(),
             must: BTreeSet::new(),
@@ -533,7 +584,13 @@ impl Sim {
                 is_sender: number == encrypted.device,
                 reads_along: self.world.server.reads_along(room.as_str(), user, span),
                 published: by_then(self.world.devices[number].published),
-                signed: if self.strict { by_then(state.signed) } else { (true, true) },
+                signed: if self.profile.has_identities() {
+                    self.is_signed(number, told, encrypted.position)
+                } else if self.strict {
+                    by_then(state.signed)
+                } else {
+                    (true, true)
+                },
                 blocked: self.states[encrypted.device].blocked.contains(&number),
                 reachable: !self.is_unreachable(user),
                 logged_in: !state.logged_out,
@@ -565,14 +622,20 @@ impl Sim {
             }
         }
         self.settle();
+        if self.profile.has_identities() {
+            self.finish_verifications();
+        }
         // Sessions are replaced once an hour at most, and it takes one to say so and one to answer.
         for _ in 0..4 {
             self.world.clock.advance(Duration::from_secs(3700));
             self.settle();
+            if self.profile.has_identities() && self.acknowledge_all() {
+                self.settle();
+            }
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.world.settle();
         self.note_all();
     }

@@ -200,11 +200,24 @@ pub fn page(
 
 /// Takes a single event as the server would answer it.
 pub fn single(world: &mut World, device: usize, room: &OwnedRoomId, event: &Value) -> bool {
+    let asked = event["event_id"].as_str().and_then(|id| id.try_into().ok());
+    let asked: OwnedEventId = asked.unwrap_or_else(|| "$asked".try_into().expect("an event id"));
+    fetched(world, device, room, &asked, event)
+}
+
+/// Takes what a server answers to the request for the event `asked`.
+pub fn fetched(
+    world: &mut World,
+    device: usize,
+    room: &OwnedRoomId,
+    asked: &OwnedEventId,
+    event: &Value,
+) -> bool {
     let body = event.to_string();
     world
         .command(device, |engine| {
             engine.step(|machine, snapshot, cx| {
-                machine.handle_event(snapshot, cx, room, body.as_bytes())
+                machine.handle_event(snapshot, cx, room, asked, body.as_bytes())
             })
         })
         .is_some()
