@@ -187,7 +187,7 @@ pub fn read(
         let body = world.call_http(device, &request).to_string();
         world.command(device, |engine| {
             engine.step(|machine, snapshot, cx| {
-                machine.handle_event(snapshot, cx, room, body.as_bytes())
+                machine.handle_event(snapshot, cx, room, event, body.as_bytes())
             })
         });
         let text = world.text(device, room, event);
