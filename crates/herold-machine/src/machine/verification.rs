@@ -29,7 +29,7 @@ impl Machine {
     }
 
     /// Asks a user to verify each other, in a room. Replies with the transaction id of the request, `txn_id` if that is given:
-    /// the event's id, as [`AppEvent::Sent`] tells it, is the flow's.
+    /// the event's id, as [`crate::AppEvent::Sent`] tells it, is the flow's.
     ///
     /// # Errors
     /// [`MachineError::UnknownRoom`], [`MachineError::NotJoined`], or those of the store.
