@@ -211,6 +211,7 @@ fn a_report_for_the_developers_names_nobody() {
     let key = home.path().join("key");
     let hex = "5a".repeat(32);
     std::fs::write(&key, &hex).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let engine = herold::Engine::create(
         Box::new(new_store(&store, &hex)),
         "@alice:ministry.example".try_into().unwrap(),

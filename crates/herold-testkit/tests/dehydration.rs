@@ -389,6 +389,8 @@ fn a_device_under_another_key_is_not_taken_for_ones_own() {
     assert_eq!(notices(&world, other, "dehydration_stopped").len(), 1);
     assert!(status(&mut world, alice).enabled);
     // The old key opens nothing that comes from now on.
+    log_out(&mut world, alice);
+    log_out(&mut world, other);
     let away = say(&mut world, bob, &room, 1);
     let third = new_device(&mut world, &vault);
     assert_ne!(rehydrate(&mut world, third), RehydrationOutcome::Done);
