@@ -660,6 +660,9 @@ internal interface UniffiForeignFutureCompleteVoid : com.sun.jna.Callback {
 internal interface UniffiCallbackInterfaceWakeUpMethod0 : com.sun.jna.Callback {
     fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
 }
+internal interface UniffiCallbackInterfaceProgressSinkMethod0 : com.sun.jna.Callback {
+    fun callback(`uniffiHandle`: Long,`progress`: RustBuffer.ByValue,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
+}
 internal interface UniffiCallbackInterfaceLogSinkMethod0 : com.sun.jna.Callback {
     fun callback(`uniffiHandle`: Long,`record`: RustBuffer.ByValue,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
 }
@@ -679,6 +682,25 @@ internal open class UniffiVTableCallbackInterfaceWakeUp(
         `uniffiFree` = other.`uniffiFree`
         `uniffiClone` = other.`uniffiClone`
         `wake` = other.`wake`
+    }
+
+}
+@Structure.FieldOrder("uniffiFree", "uniffiClone", "progress")
+internal open class UniffiVTableCallbackInterfaceProgressSink(
+    @JvmField internal var `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+    @JvmField internal var `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+    @JvmField internal var `progress`: UniffiCallbackInterfaceProgressSinkMethod0? = null,
+) : Structure() {
+    class UniffiByValue(
+        `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+        `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+        `progress`: UniffiCallbackInterfaceProgressSinkMethod0? = null,
+    ): UniffiVTableCallbackInterfaceProgressSink(`uniffiFree`,`uniffiClone`,`progress`,), Structure.ByValue
+
+   internal fun uniffiSetValue(other: UniffiVTableCallbackInterfaceProgressSink) {
+        `uniffiFree` = other.`uniffiFree`
+        `uniffiClone` = other.`uniffiClone`
+        `progress` = other.`progress`
     }
 
 }
@@ -730,7 +752,11 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_herold_ffi_checksum_func_end_everything(
     ): Int
+    external fun uniffi_herold_ffi_checksum_func_rekey_store(
+    ): Int
     external fun uniffi_herold_ffi_checksum_func_set_log_sink(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_func_emoji_name(
     ): Int
     external fun uniffi_herold_ffi_checksum_method_wakeup_wake(
     ): Int
@@ -790,6 +816,64 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_herold_ffi_checksum_method_client_wait_ready(
     ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_backup_status(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_export_keys(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_forget(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_import_keys(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_invite_with_history(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_restore_backup(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_suspend(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_unsuspend(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_wait_for_backup(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_would_forget(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_change_recovery_key(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_confirm_recovery_key(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_delete_device(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_enable_recovery(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_next_recovery_state(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_recover(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_recovery_state(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_reset_recovery(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_accept_identity(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_act_on_verification(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_request_room_verification(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_request_verification(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_scan_verification_code(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_set_blocked(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_show_verification_code(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_verification(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_verifications(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_withdraw_verification(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_progresssink_progress(
+    ): Int
     external fun uniffi_herold_ffi_checksum_method_logsink_log(
     ): Int
     external fun uniffi_herold_ffi_checksum_constructor_client_log_in(
@@ -817,6 +901,7 @@ internal object UniffiLib {
     init {
         Native.register(UniffiLib::class.java, findLibraryName(componentName = "herold"))
         uniffiCallbackInterfaceLogSink.register(this)
+        uniffiCallbackInterfaceProgressSink.register(this)
         uniffiCallbackInterfaceWakeUp.register(this)
         
     }
@@ -894,6 +979,62 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_herold_ffi_fn_method_client_wait_ready(`ptr`: Long,`timeoutMs`: Long,
     ): Long
+    external fun uniffi_herold_ffi_fn_method_client_backup_status(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_export_keys(`ptr`: Long,`path`: RustBuffer.ByValue,`passphrase`: RustBuffer.ByValue,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_forget(`ptr`: Long,`retention`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_import_keys(`ptr`: Long,`path`: RustBuffer.ByValue,`passphrase`: RustBuffer.ByValue,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_invite_with_history(`ptr`: Long,`roomId`: RustBuffer.ByValue,`userId`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_restore_backup(`ptr`: Long,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_suspend(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_unsuspend(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_wait_for_backup(`ptr`: Long,`timeoutMs`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_would_forget(`ptr`: Long,`retention`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_change_recovery_key(`ptr`: Long,`current`: RustBuffer.ByValue,`passphrase`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_confirm_recovery_key(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_delete_device(`ptr`: Long,`deviceId`: RustBuffer.ByValue,`authentication`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_enable_recovery(`ptr`: Long,`authentication`: RustBuffer.ByValue,`passphrase`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_next_recovery_state(`ptr`: Long,`known`: RustBuffer.ByValue,`timeoutMs`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_recover(`ptr`: Long,`keyOrPassphrase`: RustBuffer.ByValue,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_recovery_state(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_reset_recovery(`ptr`: Long,`authentication`: RustBuffer.ByValue,`passphrase`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_accept_identity(`ptr`: Long,`userId`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_act_on_verification(`ptr`: Long,`userId`: RustBuffer.ByValue,`flowId`: RustBuffer.ByValue,`action`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_request_room_verification(`ptr`: Long,`roomId`: RustBuffer.ByValue,`userId`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_request_verification(`ptr`: Long,`userId`: RustBuffer.ByValue,`deviceIds`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_scan_verification_code(`ptr`: Long,`userId`: RustBuffer.ByValue,`flowId`: RustBuffer.ByValue,`code`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_set_blocked(`ptr`: Long,`userId`: RustBuffer.ByValue,`deviceId`: RustBuffer.ByValue,`blocked`: Byte,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_show_verification_code(`ptr`: Long,`userId`: RustBuffer.ByValue,`flowId`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_verification(`ptr`: Long,`userId`: RustBuffer.ByValue,`flowId`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_verifications(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_withdraw_verification(`ptr`: Long,`userId`: RustBuffer.ByValue,
+    ): Long
     external fun uniffi_herold_ffi_fn_clone_storekey(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_herold_ffi_fn_free_storekey(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -902,6 +1043,14 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_herold_ffi_fn_constructor_storekey_raw(`key`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
+    external fun uniffi_herold_ffi_fn_clone_progresssink(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_herold_ffi_fn_free_progresssink(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_herold_ffi_fn_init_callback_vtable_progresssink(`vtable`: UniffiVTableCallbackInterfaceProgressSink,
+    ): Unit
+    external fun uniffi_herold_ffi_fn_method_progresssink_progress(`ptr`: Long,`progress`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
     external fun uniffi_herold_ffi_fn_clone_logsink(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_herold_ffi_fn_free_logsink(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -914,8 +1063,12 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_herold_ffi_fn_func_end_everything(uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
+    external fun uniffi_herold_ffi_fn_func_rekey_store(`storePath`: RustBuffer.ByValue,`oldKey`: Long,`newKey`: Long,
+    ): Long
     external fun uniffi_herold_ffi_fn_func_set_log_sink(`level`: RustBuffer.ByValue,`sink`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
+    external fun uniffi_herold_ffi_fn_func_emoji_name(`number`: Byte,`language`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun ffi_herold_ffi_rustbuffer_alloc(`size`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun ffi_herold_ffi_rustbuffer_from_bytes(`bytes`: ForeignBytes.ByValue,uniffi_out_err: UniffiRustCallStatus, 
@@ -1041,7 +1194,13 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_herold_ffi_checksum_func_end_everything() and 0xFFFF) != 65504) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_herold_ffi_checksum_func_rekey_store() and 0xFFFF) != 24233) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_herold_ffi_checksum_func_set_log_sink() and 0xFFFF) != 43946) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_func_emoji_name() and 0xFFFF) != 30780) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_herold_ffi_checksum_method_wakeup_wake() and 0xFFFF) != 10616) {
@@ -1129,6 +1288,93 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_herold_ffi_checksum_method_client_wait_ready() and 0xFFFF) != 27817) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_backup_status() and 0xFFFF) != 17427) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_export_keys() and 0xFFFF) != 58048) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_forget() and 0xFFFF) != 18942) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_import_keys() and 0xFFFF) != 33758) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_invite_with_history() and 0xFFFF) != 37758) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_restore_backup() and 0xFFFF) != 19525) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_suspend() and 0xFFFF) != 56567) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_unsuspend() and 0xFFFF) != 63687) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_wait_for_backup() and 0xFFFF) != 24834) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_would_forget() and 0xFFFF) != 22723) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_change_recovery_key() and 0xFFFF) != 40303) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_confirm_recovery_key() and 0xFFFF) != 6534) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_delete_device() and 0xFFFF) != 32507) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_enable_recovery() and 0xFFFF) != 741) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_next_recovery_state() and 0xFFFF) != 35546) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_recover() and 0xFFFF) != 44741) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_recovery_state() and 0xFFFF) != 40209) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_reset_recovery() and 0xFFFF) != 4403) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_accept_identity() and 0xFFFF) != 51960) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_act_on_verification() and 0xFFFF) != 62302) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_request_room_verification() and 0xFFFF) != 57990) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_request_verification() and 0xFFFF) != 32529) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_scan_verification_code() and 0xFFFF) != 7580) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_set_blocked() and 0xFFFF) != 5369) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_show_verification_code() and 0xFFFF) != 21888) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_verification() and 0xFFFF) != 41137) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_verifications() and 0xFFFF) != 18869) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_withdraw_verification() and 0xFFFF) != 37103) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_progresssink_progress() and 0xFFFF) != 44120) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_herold_ffi_checksum_method_logsink_log() and 0xFFFF) != 57984) {
@@ -1372,6 +1618,60 @@ private class JavaLangRefCleanable(
     val cleanable: java.lang.ref.Cleaner.Cleanable
 ) : UniffiCleaner.Cleanable {
     override fun clean() = cleanable.clean()
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterUByte: FfiConverter<UByte, Byte> {
+    override fun lift(value: Byte): UByte {
+        return value.toUByte()
+    }
+
+    fun lift(value: Int): UByte {
+        return value.toUByte()
+    }
+
+    override fun read(buf: ByteBuffer): UByte {
+        return lift(buf.get())
+    }
+
+    override fun lower(value: UByte): Byte {
+        return value.toByte()
+    }
+
+    override fun allocationSize(value: UByte) = 1UL
+
+    override fun write(value: UByte, buf: ByteBuffer) {
+        buf.put(value.toByte())
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterUShort: FfiConverter<UShort, Short> {
+    override fun lift(value: Short): UShort {
+        return value.toUShort()
+    }
+
+    fun lift(value: Int): UShort {
+        return value.toUShort()
+    }
+
+    override fun read(buf: ByteBuffer): UShort {
+        return lift(buf.getShort())
+    }
+
+    override fun lower(value: UShort): Short {
+        return value.toShort()
+    }
+
+    override fun allocationSize(value: UShort) = 2UL
+
+    override fun write(value: UShort, buf: ByteBuffer) {
+        buf.putShort(value.toShort())
+    }
 }
 
 /**
@@ -1849,6 +2149,238 @@ public interface ClientInterface {
      * [`HeroldError::WaitLonger`], [`HeroldError::LogInAgain`], [`HeroldError::Closed`].
      */
     suspend fun `waitReady`(`timeoutMs`: kotlin.ULong)
+    
+    /**
+     * How the key backup stands.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    suspend fun `backupStatus`(): BackupStatus
+    
+    /**
+     * Writes every room key into a file, which must not exist yet. Answers how many there are.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the file cannot be made.
+     */
+    suspend fun `exportKeys`(`path`: kotlin.String, `passphrase`: SecretString, `progress`: ProgressSink? = null): kotlin.ULong
+    
+    /**
+     * Forgets what this says, on this device and for good. Cut short, it has done a part.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+    suspend fun `forget`(`retention`: Retention): Forgotten
+    
+    /**
+     * Takes every room key out of a file. They prove nothing of who made them.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: the passphrase is wrong, or the file was changed. [`HeroldError::RejectFile`]: it is no
+     * key file, or not whole. [`HeroldError::FixInput`]: it cannot be read.
+     */
+    suspend fun `importKeys`(`path`: kotlin.String, `passphrase`: SecretString, `progress`: ProgressSink? = null): Imported
+    
+    /**
+     * Invites a user and shares the room keys of what was said before, as far as the room allows it.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: the policy or the homeserver does not allow it; nobody was invited.
+     */
+    suspend fun `inviteWithHistory`(`roomId`: kotlin.String, `userId`: kotlin.String): SharedHistory
+    
+    /**
+     * Restores every room key of the backup in use.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: its key is not here.
+     */
+    suspend fun `restoreBackup`(`progress`: ProgressSink? = null): Imported
+    
+    /**
+     * Lets go of the store and rests, for an app that is about to be frozen. Until [`Client::unsuspend`], what needs the store
+     * is [`HeroldError::RetryLater`].
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    suspend fun `suspend`()
+    
+    /**
+     * Goes on after [`Client::suspend`].
+     *
+     * # Errors
+     * [`HeroldError::StoreLocked`]: another process does not let go of the store; the client goes on once it does.
+     */
+    suspend fun `unsuspend`()
+    
+    /**
+     * Waits until every room key is in the backup.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`].
+     */
+    suspend fun `waitForBackup`(`timeoutMs`: kotlin.ULong)
+    
+    /**
+     * How much [`Client::forget`] would forget. Changes nothing.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+    suspend fun `wouldForget`(`retention`: Retention): Forgotten
+    
+    /**
+     * Gives the secret storage another key. `current` opens it now. The old key opens nothing any more afterwards.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: `current` does not open it. [`HeroldError::FinishRecovery`]: something else was begun.
+     */
+    suspend fun `changeRecoveryKey`(`current`: SecretString, `passphrase`: SecretString? = null): Recovery
+    
+    /**
+     * The user has the recovery key: it is not kept any longer.
+     *
+     * # Errors
+     * [`HeroldError::FinishRecovery`]: what was begun has not come to its end.
+     */
+    suspend fun `confirmRecoveryKey`()
+    
+    /**
+     * Removes another device of the account from the homeserver.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+    suspend fun `deleteDevice`(`deviceId`: kotlin.String, `authentication`: Authentication)
+    
+    /**
+     * Makes what is missing of an identity, a key backup and a secret storage, and a recovery key. What was begun is gone on
+     * with.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: wrong password. [`HeroldError::Authenticate`]: show what it asks for.
+     * [`HeroldError::RecoverFirst`]: the user has an identity, and this device does not have its keys.
+     */
+    suspend fun `enableRecovery`(`authentication`: Authentication, `passphrase`: SecretString? = null): Recovery
+    
+    /**
+     * Waits until recovery stands otherwise than the app knows, and answers how; when the time is up, how it stands. With
+     * nothing known, at once.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    suspend fun `nextRecoveryState`(`known`: RecoveryState?, `timeoutMs`: kotlin.ULong): RecoveryState
+    
+    /**
+     * Opens the secret storage with a recovery key or a passphrase: takes over the identity and the key backup, signs this device,
+     * and restores the room keys.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::RecoveredInPart`]: the homeserver does not have
+     * all of it, or hides some. [`HeroldError::WarnOfTampering`].
+     */
+    suspend fun `recover`(`keyOrPassphrase`: SecretString, `progress`: ProgressSink? = null): Imported
+    
+    /**
+     * How recovery stands. Asks the homeserver if that has not been done.
+     *
+     * # Errors
+     * [`HeroldError::RetryLater`]: the homeserver did not answer.
+     */
+    suspend fun `recoveryState`(): RecoveryState
+    
+    /**
+     * Replaces the identity, the key backup and the secret storage. Others have to verify anew, and what only the old backup
+     * had is lost to new devices.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+    suspend fun `resetRecovery`(`authentication`: Authentication, `passphrase`: SecretString? = null): Recovery
+    
+    /**
+     * Accepts a user's identity as it is now, after the user was told that it changed.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+    suspend fun `acceptIdentity`(`userId`: kotlin.String)
+    
+    /**
+     * Does what the user has decided. What does not fit where it stands changes nothing, or cancels it.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    suspend fun `actOnVerification`(`userId`: kotlin.String, `flowId`: kotlin.String, `action`: VerificationAction)
+    
+    /**
+     * Asks a user to verify each other, in a room. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`], [`HeroldError::CancelOrRetry`].
+     */
+    suspend fun `requestRoomVerification`(`roomId`: kotlin.String, `userId`: kotlin.String): kotlin.String
+    
+    /**
+     * Asks devices of a user to verify each other: these, or all that are known. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`]: there is none to ask.
+     */
+    suspend fun `requestVerification`(`userId`: kotlin.String, `deviceIds`: List<kotlin.String>? = null): kotlin.String
+    
+    /**
+     * Takes the bytes of the QR code that the other side shows.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: they are no code of this verification; scan again.
+     */
+    suspend fun `scanVerificationCode`(`userId`: kotlin.String, `flowId`: kotlin.String, `code`: kotlin.ByteArray)
+    
+    /**
+     * Gives a device no more room keys, or gives them again.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    suspend fun `setBlocked`(`userId`: kotlin.String, `deviceId`: kotlin.String, `blocked`: kotlin.Boolean)
+    
+    /**
+     * The bytes of the QR code to show; nothing if none can be shown now. Secret until the other side has scanned it.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    suspend fun `showVerificationCode`(`userId`: kotlin.String, `flowId`: kotlin.String): kotlin.ByteArray?
+    
+    /**
+     * One verification.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    suspend fun `verification`(`userId`: kotlin.String, `flowId`: kotlin.String): Verification
+    
+    /**
+     * Every verification that is under way, or was a day ago.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    suspend fun `verifications`(): List<Verification>
+    
+    /**
+     * Lets a verification go that another identity has broken.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+    suspend fun `withdrawVerification`(`userId`: kotlin.String)
     
     companion object
 }
@@ -2743,6 +3275,823 @@ open class Client: Disposable, AutoCloseable, ClientInterface
     }
 
     
+    /**
+     * How the key backup stands.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `backupStatus`() : BackupStatus {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_backup_status(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeBackupStatus.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Writes every room key into a file, which must not exist yet. Answers how many there are.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the file cannot be made.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `exportKeys`(`path`: kotlin.String, `passphrase`: SecretString, `progress`: ProgressSink?) : kotlin.ULong {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_export_keys(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`path`),
+        FfiConverterTypeSecretString.lower(`passphrase`),
+        FfiConverterOptionalTypeProgressSink.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_u64(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_u64(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_u64(future) },
+        // lift function
+        { FfiConverterULong.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Forgets what this says, on this device and for good. Cut short, it has done a part.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `forget`(`retention`: Retention) : Forgotten {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_forget(
+                uniffiHandle,
+                
+        FfiConverterTypeRetention.lower(`retention`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeForgotten.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Takes every room key out of a file. They prove nothing of who made them.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: the passphrase is wrong, or the file was changed. [`HeroldError::RejectFile`]: it is no
+     * key file, or not whole. [`HeroldError::FixInput`]: it cannot be read.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `importKeys`(`path`: kotlin.String, `passphrase`: SecretString, `progress`: ProgressSink?) : Imported {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_import_keys(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`path`),
+        FfiConverterTypeSecretString.lower(`passphrase`),
+        FfiConverterOptionalTypeProgressSink.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeImported.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Invites a user and shares the room keys of what was said before, as far as the room allows it.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: the policy or the homeserver does not allow it; nobody was invited.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `inviteWithHistory`(`roomId`: kotlin.String, `userId`: kotlin.String) : SharedHistory {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_invite_with_history(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`roomId`),
+        FfiConverterString.lower(`userId`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeSharedHistory.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Restores every room key of the backup in use.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: its key is not here.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `restoreBackup`(`progress`: ProgressSink?) : Imported {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_restore_backup(
+                uniffiHandle,
+                
+        FfiConverterOptionalTypeProgressSink.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeImported.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Lets go of the store and rests, for an app that is about to be frozen. Until [`Client::unsuspend`], what needs the store
+     * is [`HeroldError::RetryLater`].
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `suspend`() {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_suspend(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Goes on after [`Client::suspend`].
+     *
+     * # Errors
+     * [`HeroldError::StoreLocked`]: another process does not let go of the store; the client goes on once it does.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `unsuspend`() {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_unsuspend(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Waits until every room key is in the backup.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `waitForBackup`(`timeoutMs`: kotlin.ULong) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_wait_for_backup(
+                uniffiHandle,
+                
+        FfiConverterULong.lower(`timeoutMs`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * How much [`Client::forget`] would forget. Changes nothing.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `wouldForget`(`retention`: Retention) : Forgotten {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_would_forget(
+                uniffiHandle,
+                
+        FfiConverterTypeRetention.lower(`retention`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeForgotten.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Gives the secret storage another key. `current` opens it now. The old key opens nothing any more afterwards.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: `current` does not open it. [`HeroldError::FinishRecovery`]: something else was begun.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `changeRecoveryKey`(`current`: SecretString, `passphrase`: SecretString?) : Recovery {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_change_recovery_key(
+                uniffiHandle,
+                
+        FfiConverterTypeSecretString.lower(`current`),
+        FfiConverterOptionalTypeSecretString.lower(`passphrase`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeRecovery.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * The user has the recovery key: it is not kept any longer.
+     *
+     * # Errors
+     * [`HeroldError::FinishRecovery`]: what was begun has not come to its end.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `confirmRecoveryKey`() {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_confirm_recovery_key(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Removes another device of the account from the homeserver.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `deleteDevice`(`deviceId`: kotlin.String, `authentication`: Authentication) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_delete_device(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`deviceId`),
+        FfiConverterTypeAuthentication.lower(`authentication`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Makes what is missing of an identity, a key backup and a secret storage, and a recovery key. What was begun is gone on
+     * with.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: wrong password. [`HeroldError::Authenticate`]: show what it asks for.
+     * [`HeroldError::RecoverFirst`]: the user has an identity, and this device does not have its keys.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `enableRecovery`(`authentication`: Authentication, `passphrase`: SecretString?) : Recovery {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_enable_recovery(
+                uniffiHandle,
+                
+        FfiConverterTypeAuthentication.lower(`authentication`),
+        FfiConverterOptionalTypeSecretString.lower(`passphrase`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeRecovery.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Waits until recovery stands otherwise than the app knows, and answers how; when the time is up, how it stands. With
+     * nothing known, at once.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `nextRecoveryState`(`known`: RecoveryState?, `timeoutMs`: kotlin.ULong) : RecoveryState {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_next_recovery_state(
+                uniffiHandle,
+                
+        FfiConverterOptionalTypeRecoveryState.lower(`known`),
+        FfiConverterULong.lower(`timeoutMs`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeRecoveryState.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Opens the secret storage with a recovery key or a passphrase: takes over the identity and the key backup, signs this device,
+     * and restores the room keys.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::RecoveredInPart`]: the homeserver does not have
+     * all of it, or hides some. [`HeroldError::WarnOfTampering`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `recover`(`keyOrPassphrase`: SecretString, `progress`: ProgressSink?) : Imported {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_recover(
+                uniffiHandle,
+                
+        FfiConverterTypeSecretString.lower(`keyOrPassphrase`),
+        FfiConverterOptionalTypeProgressSink.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeImported.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * How recovery stands. Asks the homeserver if that has not been done.
+     *
+     * # Errors
+     * [`HeroldError::RetryLater`]: the homeserver did not answer.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `recoveryState`() : RecoveryState {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_recovery_state(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeRecoveryState.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Replaces the identity, the key backup and the secret storage. Others have to verify anew, and what only the old backup
+     * had is lost to new devices.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `resetRecovery`(`authentication`: Authentication, `passphrase`: SecretString?) : Recovery {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_reset_recovery(
+                uniffiHandle,
+                
+        FfiConverterTypeAuthentication.lower(`authentication`),
+        FfiConverterOptionalTypeSecretString.lower(`passphrase`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeRecovery.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Accepts a user's identity as it is now, after the user was told that it changed.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `acceptIdentity`(`userId`: kotlin.String) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_accept_identity(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Does what the user has decided. What does not fit where it stands changes nothing, or cancels it.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `actOnVerification`(`userId`: kotlin.String, `flowId`: kotlin.String, `action`: VerificationAction) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_act_on_verification(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+        FfiConverterString.lower(`flowId`),
+        FfiConverterTypeVerificationAction.lower(`action`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Asks a user to verify each other, in a room. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`], [`HeroldError::CancelOrRetry`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `requestRoomVerification`(`roomId`: kotlin.String, `userId`: kotlin.String) : kotlin.String {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_request_room_verification(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`roomId`),
+        FfiConverterString.lower(`userId`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterString.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Asks devices of a user to verify each other: these, or all that are known. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`]: there is none to ask.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `requestVerification`(`userId`: kotlin.String, `deviceIds`: List<kotlin.String>?) : kotlin.String {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_request_verification(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+        FfiConverterOptionalSequenceString.lower(`deviceIds`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterString.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Takes the bytes of the QR code that the other side shows.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: they are no code of this verification; scan again.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `scanVerificationCode`(`userId`: kotlin.String, `flowId`: kotlin.String, `code`: kotlin.ByteArray) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_scan_verification_code(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+        FfiConverterString.lower(`flowId`),
+        FfiConverterByteArray.lower(`code`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Gives a device no more room keys, or gives them again.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `setBlocked`(`userId`: kotlin.String, `deviceId`: kotlin.String, `blocked`: kotlin.Boolean) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_set_blocked(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+        FfiConverterString.lower(`deviceId`),
+        FfiConverterBoolean.lower(`blocked`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * The bytes of the QR code to show; nothing if none can be shown now. Secret until the other side has scanned it.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `showVerificationCode`(`userId`: kotlin.String, `flowId`: kotlin.String) : kotlin.ByteArray? {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_show_verification_code(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+        FfiConverterString.lower(`flowId`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterOptionalByteArray.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * One verification.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `verification`(`userId`: kotlin.String, `flowId`: kotlin.String) : Verification {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_verification(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+        FfiConverterString.lower(`flowId`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeVerification.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Every verification that is under way, or was a day ago.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `verifications`() : List<Verification> {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_verifications(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterSequenceTypeVerification.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Lets a verification go that another identity has broken.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `withdrawVerification`(`userId`: kotlin.String) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_withdraw_verification(
+                uniffiHandle,
+                
+        FfiConverterString.lower(`userId`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
 
     
 
@@ -3161,6 +4510,341 @@ public object FfiConverterTypeLogSink: FfiConverter<LogSink, Long> {
     override fun allocationSize(value: LogSink) = 8UL
 
     override fun write(value: LogSink, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * Told how far lengthy work is. Called on a thread of its own; while it runs, what it would be told meanwhile is left out.
+ */
+public interface ProgressSink {
+    
+    /**
+     * It is as far as this.
+     *
+     * # Errors
+     * Whatever the app raises; it is ignored.
+     */
+    fun `progress`(`progress`: Progress)
+    
+    companion object
+}
+
+/**
+ * Told how far lengthy work is. Called on a thread of its own; while it runs, what it would be told meanwhile is left out.
+ */
+open class ProgressSinkImpl: Disposable, AutoCloseable, ProgressSink
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_herold_ffi_fn_free_progresssink(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_herold_ffi_fn_clone_progresssink(handle, status)
+        }
+    }
+
+    
+    /**
+     * It is as far as this.
+     *
+     * # Errors
+     * Whatever the app raises; it is ignored.
+     */
+    @Throws(CallbackFailed::class)override fun `progress`(`progress`: Progress)
+        = 
+    callWithHandle {
+    uniffiRustCallWithError(CallbackFailed) { _status ->
+    UniffiLib.uniffi_herold_ffi_fn_method_progresssink_progress(
+        it,
+        
+        FfiConverterTypeProgress.lower(`progress`),_status)
+}
+    }
+    
+    
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+
+// Put the implementation in an object so we don't pollute the top-level namespace
+internal object uniffiCallbackInterfaceProgressSink {
+    internal object `progress`: UniffiCallbackInterfaceProgressSinkMethod0 {
+        override fun callback(`uniffiHandle`: Long,`progress`: RustBuffer.ByValue,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,) {
+            val uniffiObj = FfiConverterTypeProgressSink.handleMap.get(uniffiHandle)
+            val makeCall = { ->
+                uniffiObj.`progress`(
+                    FfiConverterTypeProgress.lift(`progress`),
+                )
+            }
+            val writeReturn = { _: Unit -> Unit }
+            uniffiTraitInterfaceCallWithError(
+                uniffiCallStatus,
+                makeCall,
+                writeReturn,
+                { e: CallbackFailed -> FfiConverterTypeCallbackFailed.lower(e) }
+            )
+        }
+    }
+
+    internal object uniffiFree: UniffiCallbackInterfaceFree {
+        override fun callback(handle: Long) {
+            FfiConverterTypeProgressSink.handleMap.remove(handle)
+        }
+    }
+
+    internal object uniffiClone: UniffiCallbackInterfaceClone {
+        override fun callback(handle: Long): Long {
+            return FfiConverterTypeProgressSink.handleMap.clone(handle)
+        }
+    }
+
+    internal var vtable = UniffiVTableCallbackInterfaceProgressSink.UniffiByValue(
+        uniffiFree,
+        uniffiClone,
+        `progress`,
+    )
+
+    // Registers the foreign callback with the Rust side.
+    // This method is generated for each callback interface.
+    internal fun register(lib: UniffiLib) {
+        lib.uniffi_herold_ffi_fn_init_callback_vtable_progresssink(vtable)
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeProgressSink: FfiConverter<ProgressSink, Long> {
+    internal val handleMap = UniffiHandleMap<ProgressSink>()
+
+    override fun lower(value: ProgressSink): Long {
+        if (value is ProgressSinkImpl) {
+             // Rust-implemented object.  Clone the handle and return it
+            return value.uniffiCloneHandle()
+         } else {
+            // Kotlin object, generate a new vtable handle and return that.
+            return handleMap.insert(value)
+         }
+    }
+
+    override fun lift(value: Long): ProgressSink {
+        if ((value and 1.toLong()) == 0.toLong()) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return ProgressSinkImpl(UniffiWithHandle, value)
+        } else {
+            // Kotlin-generated handle, get the object from the handle map
+            return handleMap.remove(value)
+        }
+    }
+
+    override fun read(buf: ByteBuffer): ProgressSink {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: ProgressSink) = 8UL
+
+    override fun write(value: ProgressSink, buf: ByteBuffer) {
         buf.putLong(lower(value))
     }
 }
@@ -3787,6 +5471,124 @@ public object FfiConverterTypeWakeUp: FfiConverter<WakeUp, Long> {
 
 
 /**
+ * What a homeserver wants to see before it does what was asked.
+ */
+data class AuthenticationChallenge (
+    /**
+     * The stages that can be answered now; one is enough for now.
+     */
+    var `stages`: List<NextStage>
+    , 
+    /**
+     * What the answers belong to.
+     */
+    var `session`: kotlin.String?
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeAuthenticationChallenge: FfiConverterRustBuffer<AuthenticationChallenge> {
+    override fun read(buf: ByteBuffer): AuthenticationChallenge {
+        return AuthenticationChallenge(
+            FfiConverterSequenceTypeNextStage.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: AuthenticationChallenge) = (
+            FfiConverterSequenceTypeNextStage.allocationSize(value.`stages`) +
+            FfiConverterOptionalString.allocationSize(value.`session`)
+    )
+
+    override fun write(value: AuthenticationChallenge, buf: ByteBuffer) {
+            FfiConverterSequenceTypeNextStage.write(value.`stages`, buf)
+            FfiConverterOptionalString.write(value.`session`, buf)
+    }
+}
+
+
+
+/**
+ * How the key backup stands.
+ */
+data class BackupStatus (
+    /**
+     * The homeserver has said whether it has one.
+     */
+    var `known`: kotlin.Boolean
+    , 
+    /**
+     * The version on the homeserver, as far as known.
+     */
+    var `version`: kotlin.String?
+    , 
+    /**
+     * Room keys are uploaded to it.
+     */
+    var `enabled`: kotlin.Boolean
+    , 
+    /**
+     * It can be restored from.
+     */
+    var `hasKey`: kotlin.Boolean
+    , 
+    /**
+     * As many room keys are still to be uploaded.
+     */
+    var `pending`: kotlin.ULong
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeBackupStatus: FfiConverterRustBuffer<BackupStatus> {
+    override fun read(buf: ByteBuffer): BackupStatus {
+        return BackupStatus(
+            FfiConverterBoolean.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: BackupStatus) = (
+            FfiConverterBoolean.allocationSize(value.`known`) +
+            FfiConverterOptionalString.allocationSize(value.`version`) +
+            FfiConverterBoolean.allocationSize(value.`enabled`) +
+            FfiConverterBoolean.allocationSize(value.`hasKey`) +
+            FfiConverterULong.allocationSize(value.`pending`)
+    )
+
+    override fun write(value: BackupStatus, buf: ByteBuffer) {
+            FfiConverterBoolean.write(value.`known`, buf)
+            FfiConverterOptionalString.write(value.`version`, buf)
+            FfiConverterBoolean.write(value.`enabled`, buf)
+            FfiConverterBoolean.write(value.`hasKey`, buf)
+            FfiConverterULong.write(value.`pending`, buf)
+    }
+}
+
+
+
+/**
  * What a client is made from.
  */
 data class ClientConfig (
@@ -3821,6 +5623,11 @@ data class ClientConfig (
      * store by sync v2.
      */
     var `slidingSync`: kotlin.Boolean? = null 
+    , 
+    /**
+     * Other processes of the app, such as the one for notifications, use the same store, in turns. All of them say so.
+     */
+    var `sharedStore`: kotlin.Boolean = false 
     
 ): Disposable{
     
@@ -3837,7 +5644,8 @@ data class ClientConfig (
         this.`homeserver`,
         this.`deployment`,
         this.`allowInsecureHttp`,
-        this.`slidingSync`
+        this.`slidingSync`,
+        this.`sharedStore`
     )
     }
     
@@ -3856,6 +5664,7 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
             FfiConverterOptionalTypeDeployment.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterOptionalBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
         )
     }
 
@@ -3865,7 +5674,8 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
             FfiConverterOptionalString.allocationSize(value.`homeserver`) +
             FfiConverterOptionalTypeDeployment.allocationSize(value.`deployment`) +
             FfiConverterBoolean.allocationSize(value.`allowInsecureHttp`) +
-            FfiConverterOptionalBoolean.allocationSize(value.`slidingSync`)
+            FfiConverterOptionalBoolean.allocationSize(value.`slidingSync`) +
+            FfiConverterBoolean.allocationSize(value.`sharedStore`)
     )
 
     override fun write(value: ClientConfig, buf: ByteBuffer) {
@@ -3875,6 +5685,7 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
             FfiConverterOptionalTypeDeployment.write(value.`deployment`, buf)
             FfiConverterBoolean.write(value.`allowInsecureHttp`, buf)
             FfiConverterOptionalBoolean.write(value.`slidingSync`, buf)
+            FfiConverterBoolean.write(value.`sharedStore`, buf)
     }
 }
 
@@ -3976,6 +5787,11 @@ data class Device (
     var `crossSigned`: kotlin.Boolean
     , 
     /**
+     * It is known to be its owner's.
+     */
+    var `verified`: kotlin.Boolean
+    , 
+    /**
      * This account gives it no keys.
      */
     var `blocked`: kotlin.Boolean
@@ -4000,6 +5816,7 @@ public object FfiConverterTypeDevice: FfiConverterRustBuffer<Device> {
             FfiConverterString.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
         )
     }
 
@@ -4008,6 +5825,7 @@ public object FfiConverterTypeDevice: FfiConverterRustBuffer<Device> {
             FfiConverterOptionalString.allocationSize(value.`displayName`) +
             FfiConverterString.allocationSize(value.`ed25519`) +
             FfiConverterBoolean.allocationSize(value.`crossSigned`) +
+            FfiConverterBoolean.allocationSize(value.`verified`) +
             FfiConverterBoolean.allocationSize(value.`blocked`)
     )
 
@@ -4016,6 +5834,7 @@ public object FfiConverterTypeDevice: FfiConverterRustBuffer<Device> {
             FfiConverterOptionalString.write(value.`displayName`, buf)
             FfiConverterString.write(value.`ed25519`, buf)
             FfiConverterBoolean.write(value.`crossSigned`, buf)
+            FfiConverterBoolean.write(value.`verified`, buf)
             FfiConverterBoolean.write(value.`blocked`, buf)
     }
 }
@@ -4072,6 +5891,132 @@ public object FfiConverterTypeDownload: FfiConverterRustBuffer<Download> {
             FfiConverterByteArray.write(value.`data`, buf)
             FfiConverterString.write(value.`name`, buf)
             FfiConverterString.write(value.`mimetype`, buf)
+    }
+}
+
+
+
+/**
+ * How much was forgotten, or would be.
+ */
+data class Forgotten (
+    /**
+     * Room keys.
+     */
+    var `roomKeys`: kotlin.ULong
+    , 
+    /**
+     * Room keys moved on.
+     */
+    var `ratcheted`: kotlin.ULong
+    , 
+    /**
+     * Room keys that stay until the backup has them.
+     */
+    var `keptForBackup`: kotlin.ULong
+    , 
+    /**
+     * Events.
+     */
+    var `events`: kotlin.ULong
+    , 
+    /**
+     * Olm sessions.
+     */
+    var `olmSessions`: kotlin.ULong
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeForgotten: FfiConverterRustBuffer<Forgotten> {
+    override fun read(buf: ByteBuffer): Forgotten {
+        return Forgotten(
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Forgotten) = (
+            FfiConverterULong.allocationSize(value.`roomKeys`) +
+            FfiConverterULong.allocationSize(value.`ratcheted`) +
+            FfiConverterULong.allocationSize(value.`keptForBackup`) +
+            FfiConverterULong.allocationSize(value.`events`) +
+            FfiConverterULong.allocationSize(value.`olmSessions`)
+    )
+
+    override fun write(value: Forgotten, buf: ByteBuffer) {
+            FfiConverterULong.write(value.`roomKeys`, buf)
+            FfiConverterULong.write(value.`ratcheted`, buf)
+            FfiConverterULong.write(value.`keptForBackup`, buf)
+            FfiConverterULong.write(value.`events`, buf)
+            FfiConverterULong.write(value.`olmSessions`, buf)
+    }
+}
+
+
+
+/**
+ * What came of room keys that were restored.
+ */
+data class Imported (
+    /**
+     * As many are known now and were not, or not so well.
+     */
+    var `fresh`: kotlin.ULong
+    , 
+    /**
+     * As many say nothing new.
+     */
+    var `known`: kotlin.ULong
+    , 
+    /**
+     * As many are damaged, not for this key, or contradict what is known.
+     */
+    var `refused`: kotlin.ULong
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeImported: FfiConverterRustBuffer<Imported> {
+    override fun read(buf: ByteBuffer): Imported {
+        return Imported(
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Imported) = (
+            FfiConverterULong.allocationSize(value.`fresh`) +
+            FfiConverterULong.allocationSize(value.`known`) +
+            FfiConverterULong.allocationSize(value.`refused`)
+    )
+
+    override fun write(value: Imported, buf: ByteBuffer) {
+            FfiConverterULong.write(value.`fresh`, buf)
+            FfiConverterULong.write(value.`known`, buf)
+            FfiConverterULong.write(value.`refused`, buf)
     }
 }
 
@@ -4190,6 +6135,108 @@ public object FfiConverterTypeMember: FfiConverterRustBuffer<Member> {
             FfiConverterString.write(value.`userId`, buf)
             FfiConverterTypeMembership.write(value.`membership`, buf)
             FfiConverterOptionalString.write(value.`displayName`, buf)
+    }
+}
+
+
+
+/**
+ * What is missing of a recovery.
+ */
+data class Missing (
+    /**
+     * What this device does not have.
+     */
+    var `here`: List<RecoverySecret>
+    , 
+    /**
+     * What the homeserver does not have under the recovery key, or hides.
+     */
+    var `stored`: List<RecoverySecret>
+    , 
+    /**
+     * The homeserver has no key backup, or hides it.
+     */
+    var `backup`: kotlin.Boolean
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeMissing: FfiConverterRustBuffer<Missing> {
+    override fun read(buf: ByteBuffer): Missing {
+        return Missing(
+            FfiConverterSequenceTypeRecoverySecret.read(buf),
+            FfiConverterSequenceTypeRecoverySecret.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Missing) = (
+            FfiConverterSequenceTypeRecoverySecret.allocationSize(value.`here`) +
+            FfiConverterSequenceTypeRecoverySecret.allocationSize(value.`stored`) +
+            FfiConverterBoolean.allocationSize(value.`backup`)
+    )
+
+    override fun write(value: Missing, buf: ByteBuffer) {
+            FfiConverterSequenceTypeRecoverySecret.write(value.`here`, buf)
+            FfiConverterSequenceTypeRecoverySecret.write(value.`stored`, buf)
+            FfiConverterBoolean.write(value.`backup`, buf)
+    }
+}
+
+
+
+/**
+ * A stage that can be answered now.
+ */
+data class NextStage (
+    /**
+     * Its name in the Matrix specification.
+     */
+    var `stage`: kotlin.String
+    , 
+    /**
+     * The page to open in a browser, if it is answered on one.
+     */
+    var `page`: kotlin.String?
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNextStage: FfiConverterRustBuffer<NextStage> {
+    override fun read(buf: ByteBuffer): NextStage {
+        return NextStage(
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NextStage) = (
+            FfiConverterString.allocationSize(value.`stage`) +
+            FfiConverterOptionalString.allocationSize(value.`page`)
+    )
+
+    override fun write(value: NextStage, buf: ByteBuffer) {
+            FfiConverterString.write(value.`stage`, buf)
+            FfiConverterOptionalString.write(value.`page`, buf)
     }
 }
 
@@ -4342,6 +6389,179 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterOptionalULong.write(value.`rotationSeconds`, buf)
             FfiConverterOptionalUInt.write(value.`maxDeviceNameChars`, buf)
             FfiConverterOptionalULong.write(value.`untrustedGraceSeconds`, buf)
+    }
+}
+
+
+
+/**
+ * How far lengthy work is.
+ */
+data class Progress (
+    /**
+     * As many room keys are done.
+     */
+    var `done`: kotlin.ULong
+    , 
+    /**
+     * Of so many, if that is known.
+     */
+    var `total`: kotlin.ULong?
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeProgress: FfiConverterRustBuffer<Progress> {
+    override fun read(buf: ByteBuffer): Progress {
+        return Progress(
+            FfiConverterULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Progress) = (
+            FfiConverterULong.allocationSize(value.`done`) +
+            FfiConverterOptionalULong.allocationSize(value.`total`)
+    )
+
+    override fun write(value: Progress, buf: ByteBuffer) {
+            FfiConverterULong.write(value.`done`, buf)
+            FfiConverterOptionalULong.write(value.`total`, buf)
+    }
+}
+
+
+
+/**
+ * What the user has to write down, and what was made.
+ */
+data class Recovery (
+    /**
+     * Opens everything on a new device. Secret: show it, and keep it nowhere.
+     */
+    var `recoveryKey`: kotlin.String
+    , 
+    /**
+     * The version of the key backup, if there is one.
+     */
+    var `backupVersion`: kotlin.String?
+    , 
+    /**
+     * Names of what other clients keep under the old key still: it could not be opened.
+     */
+    var `leftBehind`: List<kotlin.String>
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeRecovery: FfiConverterRustBuffer<Recovery> {
+    override fun read(buf: ByteBuffer): Recovery {
+        return Recovery(
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterSequenceString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Recovery) = (
+            FfiConverterString.allocationSize(value.`recoveryKey`) +
+            FfiConverterOptionalString.allocationSize(value.`backupVersion`) +
+            FfiConverterSequenceString.allocationSize(value.`leftBehind`)
+    )
+
+    override fun write(value: Recovery, buf: ByteBuffer) {
+            FfiConverterString.write(value.`recoveryKey`, buf)
+            FfiConverterOptionalString.write(value.`backupVersion`, buf)
+            FfiConverterSequenceString.write(value.`leftBehind`, buf)
+    }
+}
+
+
+
+/**
+ * What is to be forgotten. What is left out stays, unless the deployment's policy says otherwise.
+ */
+data class Retention (
+    /**
+     * In this room alone.
+     */
+    var `roomId`: kotlin.String? = null 
+    , 
+    /**
+     * Room keys received longer ago than these seconds.
+     */
+    var `roomKeysSeconds`: kotlin.ULong? = null 
+    , 
+    /**
+     * Events that are older than these seconds.
+     */
+    var `eventsSeconds`: kotlin.ULong? = null 
+    , 
+    /**
+     * Room keys received longer ago than these seconds are moved on behind what they have decrypted.
+     */
+    var `ratchetForwardSeconds`: kotlin.ULong? = null 
+    , 
+    /**
+     * Olm sessions out of use for longer than these seconds. Not with a room.
+     */
+    var `olmSessionsSeconds`: kotlin.ULong? = null 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeRetention: FfiConverterRustBuffer<Retention> {
+    override fun read(buf: ByteBuffer): Retention {
+        return Retention(
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Retention) = (
+            FfiConverterOptionalString.allocationSize(value.`roomId`) +
+            FfiConverterOptionalULong.allocationSize(value.`roomKeysSeconds`) +
+            FfiConverterOptionalULong.allocationSize(value.`eventsSeconds`) +
+            FfiConverterOptionalULong.allocationSize(value.`ratchetForwardSeconds`) +
+            FfiConverterOptionalULong.allocationSize(value.`olmSessionsSeconds`)
+    )
+
+    override fun write(value: Retention, buf: ByteBuffer) {
+            FfiConverterOptionalString.write(value.`roomId`, buf)
+            FfiConverterOptionalULong.write(value.`roomKeysSeconds`, buf)
+            FfiConverterOptionalULong.write(value.`eventsSeconds`, buf)
+            FfiConverterOptionalULong.write(value.`ratchetForwardSeconds`, buf)
+            FfiConverterOptionalULong.write(value.`olmSessionsSeconds`, buf)
     }
 }
 
@@ -4543,6 +6763,11 @@ data class TimelineEvent (
     var `shield`: Shield
     , 
     /**
+     * The user who has shared the room's history with us: the sender is that user's word only, and the app says so.
+     */
+    var `sharedBy`: kotlin.String?
+    , 
+    /**
      * What it says, or why it cannot be read.
      */
     var `content`: Content
@@ -4570,6 +6795,7 @@ public object FfiConverterTypeTimelineEvent: FfiConverterRustBuffer<TimelineEven
             FfiConverterBoolean.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterTypeShield.read(buf),
+            FfiConverterOptionalString.read(buf),
             FfiConverterTypeContent.read(buf),
         )
     }
@@ -4583,6 +6809,7 @@ public object FfiConverterTypeTimelineEvent: FfiConverterRustBuffer<TimelineEven
             FfiConverterBoolean.allocationSize(value.`encrypted`) +
             FfiConverterOptionalString.allocationSize(value.`sessionId`) +
             FfiConverterTypeShield.allocationSize(value.`shield`) +
+            FfiConverterOptionalString.allocationSize(value.`sharedBy`) +
             FfiConverterTypeContent.allocationSize(value.`content`)
     )
 
@@ -4595,6 +6822,7 @@ public object FfiConverterTypeTimelineEvent: FfiConverterRustBuffer<TimelineEven
             FfiConverterBoolean.write(value.`encrypted`, buf)
             FfiConverterOptionalString.write(value.`sessionId`, buf)
             FfiConverterTypeShield.write(value.`shield`, buf)
+            FfiConverterOptionalString.write(value.`sharedBy`, buf)
             FfiConverterTypeContent.write(value.`content`, buf)
     }
 }
@@ -4614,6 +6842,11 @@ data class UserDevices (
      * The user has a cross-signing identity.
      */
     var `hasIdentity`: kotlin.Boolean
+    , 
+    /**
+     * How it stands to what was known of the user before.
+     */
+    var `identity`: IdentityState?
     , 
     /**
      * The devices.
@@ -4637,6 +6870,7 @@ public object FfiConverterTypeUserDevices: FfiConverterRustBuffer<UserDevices> {
         return UserDevices(
             FfiConverterBoolean.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterOptionalTypeIdentityState.read(buf),
             FfiConverterSequenceTypeDevice.read(buf),
         )
     }
@@ -4644,15 +6878,334 @@ public object FfiConverterTypeUserDevices: FfiConverterRustBuffer<UserDevices> {
     override fun allocationSize(value: UserDevices) = (
             FfiConverterBoolean.allocationSize(value.`outdated`) +
             FfiConverterBoolean.allocationSize(value.`hasIdentity`) +
+            FfiConverterOptionalTypeIdentityState.allocationSize(value.`identity`) +
             FfiConverterSequenceTypeDevice.allocationSize(value.`devices`)
     )
 
     override fun write(value: UserDevices, buf: ByteBuffer) {
             FfiConverterBoolean.write(value.`outdated`, buf)
             FfiConverterBoolean.write(value.`hasIdentity`, buf)
+            FfiConverterOptionalTypeIdentityState.write(value.`identity`, buf)
             FfiConverterSequenceTypeDevice.write(value.`devices`, buf)
     }
 }
+
+
+
+/**
+ * A verification as it stands.
+ */
+data class Verification (
+    /**
+     * Its id.
+     */
+    var `flowId`: kotlin.String
+    , 
+    /**
+     * The other user; the own one for own devices.
+     */
+    var `userId`: kotlin.String
+    , 
+    /**
+     * The other device, once there is one.
+     */
+    var `deviceId`: kotlin.String?
+    , 
+    /**
+     * It goes through a room.
+     */
+    var `inRoom`: kotlin.Boolean
+    , 
+    /**
+     * This side has asked.
+     */
+    var `askedByUs`: kotlin.Boolean
+    , 
+    /**
+     * Both sides can compare short strings.
+     */
+    var `canCompare`: kotlin.Boolean
+    , 
+    /**
+     * This side can show a QR code that the other side can scan.
+     */
+    var `canShowCode`: kotlin.Boolean
+    , 
+    /**
+     * This side can scan a QR code that the other side shows.
+     */
+    var `canScanCode`: kotlin.Boolean
+    , 
+    /**
+     * Where it stands.
+     */
+    var `state`: VerificationState
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeVerification: FfiConverterRustBuffer<Verification> {
+    override fun read(buf: ByteBuffer): Verification {
+        return Verification(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterTypeVerificationState.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Verification) = (
+            FfiConverterString.allocationSize(value.`flowId`) +
+            FfiConverterString.allocationSize(value.`userId`) +
+            FfiConverterOptionalString.allocationSize(value.`deviceId`) +
+            FfiConverterBoolean.allocationSize(value.`inRoom`) +
+            FfiConverterBoolean.allocationSize(value.`askedByUs`) +
+            FfiConverterBoolean.allocationSize(value.`canCompare`) +
+            FfiConverterBoolean.allocationSize(value.`canShowCode`) +
+            FfiConverterBoolean.allocationSize(value.`canScanCode`) +
+            FfiConverterTypeVerificationState.allocationSize(value.`state`)
+    )
+
+    override fun write(value: Verification, buf: ByteBuffer) {
+            FfiConverterString.write(value.`flowId`, buf)
+            FfiConverterString.write(value.`userId`, buf)
+            FfiConverterOptionalString.write(value.`deviceId`, buf)
+            FfiConverterBoolean.write(value.`inRoom`, buf)
+            FfiConverterBoolean.write(value.`askedByUs`, buf)
+            FfiConverterBoolean.write(value.`canCompare`, buf)
+            FfiConverterBoolean.write(value.`canShowCode`, buf)
+            FfiConverterBoolean.write(value.`canScanCode`, buf)
+            FfiConverterTypeVerificationState.write(value.`state`, buf)
+    }
+}
+
+
+
+/**
+ * An emoji to compare.
+ */
+data class VerificationEmoji (
+    /**
+     * Its number in the specification's table, for a picture of the app's own.
+     */
+    var `number`: kotlin.UByte
+    , 
+    /**
+     * It.
+     */
+    var `symbol`: kotlin.String
+    , 
+    /**
+     * What it is called, in English.
+     */
+    var `name`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeVerificationEmoji: FfiConverterRustBuffer<VerificationEmoji> {
+    override fun read(buf: ByteBuffer): VerificationEmoji {
+        return VerificationEmoji(
+            FfiConverterUByte.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: VerificationEmoji) = (
+            FfiConverterUByte.allocationSize(value.`number`) +
+            FfiConverterString.allocationSize(value.`symbol`) +
+            FfiConverterString.allocationSize(value.`name`)
+    )
+
+    override fun write(value: VerificationEmoji, buf: ByteBuffer) {
+            FfiConverterUByte.write(value.`number`, buf)
+            FfiConverterString.write(value.`symbol`, buf)
+            FfiConverterString.write(value.`name`, buf)
+    }
+}
+
+
+
+/**
+ * What is shown to a homeserver that wants to be sure of the user.
+ */
+sealed class Authentication {
+    
+    /**
+     * Nothing: [`HeroldError::Authenticate`] says what it wants to see.
+     */
+    object Nothing : Authentication()
+    
+    
+    /**
+     * The account's password.
+     */
+    data class Password(
+        /**
+         * It.
+         */
+        val `password`: herold.SecretString) : Authentication()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The user has been on the page of a stage.
+     */
+    data class PageVisited(
+        /**
+         * The stage's name.
+         */
+        val `stage`: kotlin.String, 
+        /**
+         * The session of the challenge.
+         */
+        val `session`: kotlin.String?) : Authentication()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The password, as one of several stages.
+     */
+    data class PasswordStage(
+        /**
+         * It.
+         */
+        val `password`: herold.SecretString, 
+        /**
+         * The session of the challenge.
+         */
+        val `session`: kotlin.String?) : Authentication()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeAuthentication : FfiConverterRustBuffer<Authentication>{
+    override fun read(buf: ByteBuffer): Authentication {
+        return when(buf.getInt()) {
+            1 -> Authentication.Nothing
+            2 -> Authentication.Password(
+                FfiConverterTypeSecretString.read(buf),
+                )
+            3 -> Authentication.PageVisited(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            4 -> Authentication.PasswordStage(
+                FfiConverterTypeSecretString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: Authentication): ULong = when(value) {
+        is Authentication.Nothing -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is Authentication.Password -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeSecretString.allocationSize(value.`password`)
+            )
+        }
+        is Authentication.PageVisited -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`stage`)
+                + FfiConverterOptionalString.allocationSize(value.`session`)
+            )
+        }
+        is Authentication.PasswordStage -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeSecretString.allocationSize(value.`password`)
+                + FfiConverterOptionalString.allocationSize(value.`session`)
+            )
+        }
+    }
+
+    override fun write(value: Authentication, buf: ByteBuffer) {
+        when(value) {
+            is Authentication.Nothing -> {
+                buf.putInt(1)
+                Unit
+            }
+            is Authentication.Password -> {
+                buf.putInt(2)
+                FfiConverterTypeSecretString.write(value.`password`, buf)
+                Unit
+            }
+            is Authentication.PageVisited -> {
+                buf.putInt(3)
+                FfiConverterString.write(value.`stage`, buf)
+                FfiConverterOptionalString.write(value.`session`, buf)
+                Unit
+            }
+            is Authentication.PasswordStage -> {
+                buf.putInt(4)
+                FfiConverterTypeSecretString.write(value.`password`, buf)
+                FfiConverterOptionalString.write(value.`session`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
 
 
 
@@ -5112,6 +7665,75 @@ sealed class Event {
     }
     
     /**
+     * A verification stands elsewhere than before: look at [`crate::Client::verification`].
+     */
+    data class VerificationMoved(
+        /**
+         * The other user.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * Its id.
+         */
+        val `flowId`: kotlin.String) : Event()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Devices of a user have come or gone. That a user is known for the first time is not told.
+     */
+    data class DevicesChanged(
+        /**
+         * The owner.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * The devices that are new.
+         */
+        val `added`: List<kotlin.String>, 
+        /**
+         * The devices that are gone.
+         */
+        val `removed`: List<kotlin.String>) : Event()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A user's identity is another one, or stands otherwise to what was known of the user.
+     */
+    data class IdentityMoved(
+        /**
+         * The user; it may be the own one.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * How it stood before; nothing if there was none.
+         */
+        val `before`: herold.IdentityState?, 
+        /**
+         * How it stands now.
+         */
+        val `state`: herold.IdentityState, 
+        /**
+         * It is another identity than before.
+         */
+        val `newKeys`: kotlin.Boolean) : Event()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
      * The homeserver no longer knows this login: log in again.
      */
     object LoggedOut : Event()
@@ -5180,11 +7802,26 @@ public object FfiConverterTypeEvent : FfiConverterRustBuffer<Event>{
                 FfiConverterOptionalString.read(buf),
                 FfiConverterString.read(buf),
                 )
-            7 -> Event.LoggedOut
-            8 -> Event.Attention(
+            7 -> Event.VerificationMoved(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            8 -> Event.DevicesChanged(
+                FfiConverterString.read(buf),
+                FfiConverterSequenceString.read(buf),
+                FfiConverterSequenceString.read(buf),
+                )
+            9 -> Event.IdentityMoved(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalTypeIdentityState.read(buf),
+                FfiConverterTypeIdentityState.read(buf),
+                FfiConverterBoolean.read(buf),
+                )
+            10 -> Event.LoggedOut
+            11 -> Event.Attention(
                 FfiConverterTypeNotice.read(buf),
                 )
-            9 -> Event.Unknown
+            12 -> Event.Unknown
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
     }
@@ -5238,6 +7875,33 @@ public object FfiConverterTypeEvent : FfiConverterRustBuffer<Event>{
                 + FfiConverterString.allocationSize(value.`sender`)
                 + FfiConverterOptionalString.allocationSize(value.`senderDevice`)
                 + FfiConverterString.allocationSize(value.`eventType`)
+            )
+        }
+        is Event.VerificationMoved -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterString.allocationSize(value.`flowId`)
+            )
+        }
+        is Event.DevicesChanged -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterSequenceString.allocationSize(value.`added`)
+                + FfiConverterSequenceString.allocationSize(value.`removed`)
+            )
+        }
+        is Event.IdentityMoved -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterOptionalTypeIdentityState.allocationSize(value.`before`)
+                + FfiConverterTypeIdentityState.allocationSize(value.`state`)
+                + FfiConverterBoolean.allocationSize(value.`newKeys`)
             )
         }
         is Event.LoggedOut -> {
@@ -5301,17 +7965,38 @@ public object FfiConverterTypeEvent : FfiConverterRustBuffer<Event>{
                 FfiConverterString.write(value.`eventType`, buf)
                 Unit
             }
-            is Event.LoggedOut -> {
+            is Event.VerificationMoved -> {
                 buf.putInt(7)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterString.write(value.`flowId`, buf)
+                Unit
+            }
+            is Event.DevicesChanged -> {
+                buf.putInt(8)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterSequenceString.write(value.`added`, buf)
+                FfiConverterSequenceString.write(value.`removed`, buf)
+                Unit
+            }
+            is Event.IdentityMoved -> {
+                buf.putInt(9)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterOptionalTypeIdentityState.write(value.`before`, buf)
+                FfiConverterTypeIdentityState.write(value.`state`, buf)
+                FfiConverterBoolean.write(value.`newKeys`, buf)
+                Unit
+            }
+            is Event.LoggedOut -> {
+                buf.putInt(10)
                 Unit
             }
             is Event.Attention -> {
-                buf.putInt(8)
+                buf.putInt(11)
                 FfiConverterTypeNotice.write(value.`notice`, buf)
                 Unit
             }
             is Event.Unknown -> {
-                buf.putInt(9)
+                buf.putInt(12)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -5638,6 +8323,135 @@ sealed class HeroldException: kotlin.Exception() {
     }
     
     /**
+     * The homeserver wants to be sure of the user: have the user answer, then call again with the answer.
+     */
+    class Authenticate(
+        
+        /**
+         * The stable name; the Matrix error code if the last answer was refused.
+         */
+        val `code`: kotlin.String, 
+        
+        /**
+         * For developers.
+         */
+        val `detail`: kotlin.String, 
+        
+        /**
+         * What it wants to see.
+         */
+        val `challenge`: AuthenticationChallenge
+        ) : HeroldException() {
+        override val message
+            get() = "code=${ `code` }, detail=${ `detail` }, challenge=${ `challenge` }"
+    }
+    
+    /**
+     * What the user has typed is not the right recovery key or passphrase, or mistyped: ask again.
+     */
+    class AskAgain(
+        
+        /**
+         * The stable name.
+         */
+        val `code`: kotlin.String, 
+        
+        /**
+         * For developers.
+         */
+        val `detail`: kotlin.String
+        ) : HeroldException() {
+        override val message
+            get() = "code=${ `code` }, detail=${ `detail` }"
+    }
+    
+    /**
+     * This device does not have the keys of the user's identity or backup: recover, verify it, or reset.
+     */
+    class RecoverFirst(
+        
+        /**
+         * The stable name.
+         */
+        val `code`: kotlin.String, 
+        
+        /**
+         * For developers.
+         */
+        val `detail`: kotlin.String
+        ) : HeroldException() {
+        override val message
+            get() = "code=${ `code` }, detail=${ `detail` }"
+    }
+    
+    /**
+     * Recovered in part: what was there has been taken. Tell the user what is missing.
+     */
+    class RecoveredInPart(
+        
+        /**
+         * The stable name.
+         */
+        val `code`: kotlin.String, 
+        
+        /**
+         * For developers.
+         */
+        val `detail`: kotlin.String, 
+        
+        /**
+         * What is missing.
+         */
+        val `missing`: Missing
+        ) : HeroldException() {
+        override val message
+            get() = "code=${ `code` }, detail=${ `detail` }, missing=${ `missing` }"
+    }
+    
+    /**
+     * Something else was begun with the recovery: go on with that first.
+     */
+    class FinishRecovery(
+        
+        /**
+         * The stable name.
+         */
+        val `code`: kotlin.String, 
+        
+        /**
+         * For developers.
+         */
+        val `detail`: kotlin.String, 
+        
+        /**
+         * What was begun.
+         */
+        val `change`: RecoveryChange
+        ) : HeroldException() {
+        override val message
+            get() = "code=${ `code` }, detail=${ `detail` }, change=${ `change` }"
+    }
+    
+    /**
+     * What the homeserver keeps for the user is damaged, or somebody has changed it: nothing of it was taken. Warn the user.
+     */
+    class WarnOfTampering(
+        
+        /**
+         * The stable name.
+         */
+        val `code`: kotlin.String, 
+        
+        /**
+         * For developers.
+         */
+        val `detail`: kotlin.String
+        ) : HeroldException() {
+        override val message
+            get() = "code=${ `code` }, detail=${ `detail` }"
+    }
+    
+    /**
      * A fault of Herold's own: report it. The client can still be used.
      */
     class Bug(
@@ -5739,7 +8553,34 @@ public object FfiConverterTypeHeroldError : FfiConverterRustBuffer<HeroldExcepti
                 FfiConverterString.read(buf),
                 FfiConverterString.read(buf),
                 )
-            17 -> HeroldException.Bug(
+            17 -> HeroldException.Authenticate(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterTypeAuthenticationChallenge.read(buf),
+                )
+            18 -> HeroldException.AskAgain(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            19 -> HeroldException.RecoverFirst(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            20 -> HeroldException.RecoveredInPart(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterTypeMissing.read(buf),
+                )
+            21 -> HeroldException.FinishRecovery(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterTypeRecoveryChange.read(buf),
+                )
+            22 -> HeroldException.WarnOfTampering(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            23 -> HeroldException.Bug(
                 FfiConverterString.read(buf),
                 FfiConverterString.read(buf),
                 )
@@ -5840,6 +8681,45 @@ public object FfiConverterTypeHeroldError : FfiConverterRustBuffer<HeroldExcepti
                 + FfiConverterString.allocationSize(value.`detail`)
             )
             is HeroldException.Closed -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterString.allocationSize(value.`detail`)
+            )
+            is HeroldException.Authenticate -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterString.allocationSize(value.`detail`)
+                + FfiConverterTypeAuthenticationChallenge.allocationSize(value.`challenge`)
+            )
+            is HeroldException.AskAgain -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterString.allocationSize(value.`detail`)
+            )
+            is HeroldException.RecoverFirst -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterString.allocationSize(value.`detail`)
+            )
+            is HeroldException.RecoveredInPart -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterString.allocationSize(value.`detail`)
+                + FfiConverterTypeMissing.allocationSize(value.`missing`)
+            )
+            is HeroldException.FinishRecovery -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterString.allocationSize(value.`detail`)
+                + FfiConverterTypeRecoveryChange.allocationSize(value.`change`)
+            )
+            is HeroldException.WarnOfTampering -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
                 + FfiConverterString.allocationSize(value.`code`)
@@ -5952,8 +8832,47 @@ public object FfiConverterTypeHeroldError : FfiConverterRustBuffer<HeroldExcepti
                 FfiConverterString.write(value.`detail`, buf)
                 Unit
             }
-            is HeroldException.Bug -> {
+            is HeroldException.Authenticate -> {
                 buf.putInt(17)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterString.write(value.`detail`, buf)
+                FfiConverterTypeAuthenticationChallenge.write(value.`challenge`, buf)
+                Unit
+            }
+            is HeroldException.AskAgain -> {
+                buf.putInt(18)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterString.write(value.`detail`, buf)
+                Unit
+            }
+            is HeroldException.RecoverFirst -> {
+                buf.putInt(19)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterString.write(value.`detail`, buf)
+                Unit
+            }
+            is HeroldException.RecoveredInPart -> {
+                buf.putInt(20)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterString.write(value.`detail`, buf)
+                FfiConverterTypeMissing.write(value.`missing`, buf)
+                Unit
+            }
+            is HeroldException.FinishRecovery -> {
+                buf.putInt(21)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterString.write(value.`detail`, buf)
+                FfiConverterTypeRecoveryChange.write(value.`change`, buf)
+                Unit
+            }
+            is HeroldException.WarnOfTampering -> {
+                buf.putInt(22)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterString.write(value.`detail`, buf)
+                Unit
+            }
+            is HeroldException.Bug -> {
+                buf.putInt(23)
                 FfiConverterString.write(value.`code`, buf)
                 FfiConverterString.write(value.`detail`, buf)
                 Unit
@@ -6008,6 +8927,58 @@ public object FfiConverterTypeHistoryVisibility: FfiConverterRustBuffer<HistoryV
     override fun allocationSize(value: HistoryVisibility) = 4UL
 
     override fun write(value: HistoryVisibility, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * How an identity stands to what was known of the user before.
+ */
+
+enum class IdentityState {
+    
+    /**
+     * It is the one that was seen first, or accepted.
+     */
+    PINNED,
+    /**
+     * It is another one: ask the user before anything more is sent, then [`crate::Client::accept_identity`].
+     */
+    CHANGED,
+    /**
+     * It was verified.
+     */
+    VERIFIED,
+    /**
+     * A verified one was replaced by one that is not: ask the user to verify again, or
+     * [`crate::Client::withdraw_verification`].
+     */
+    VERIFICATION_BROKEN;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeIdentityState: FfiConverterRustBuffer<IdentityState> {
+    override fun read(buf: ByteBuffer) = try {
+        IdentityState.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: IdentityState) = 4UL
+
+    override fun write(value: IdentityState, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
     }
 }
@@ -6398,6 +9369,130 @@ sealed class Notice {
     }
     
     /**
+     * The server refused a signature of ours.
+     */
+    data class SignatureRefused(
+        /**
+         * Whose key was signed.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * The key's name: a device id, or a master key.
+         */
+        val `name`: kotlin.String, 
+        /**
+         * The Matrix error code.
+         */
+        val `errcode`: kotlin.String) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Room keys are uploaded to this backup from now on.
+     */
+    data class BackupEnabled(
+        /**
+         * Its version.
+         */
+        val `version`: kotlin.String) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The homeserver's backup is not one to trust: nothing is uploaded to it.
+     */
+    object BackupRefused : Notice()
+    
+    
+    /**
+     * The backup in use is gone, or another has taken its place.
+     */
+    data class BackupStopped(
+        /**
+         * The Matrix error code.
+         */
+        val `errcode`: kotlin.String) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Whoever has invited us to a room has shared its history.
+     */
+    data class HistoryReceived(
+        /**
+         * The room.
+         */
+        val `roomId`: kotlin.String, 
+        /**
+         * Who has shared it: only this user vouches for who wrote it.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * Room keys that are new.
+         */
+        val `fresh`: kotlin.ULong) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * History that was shared with us could not be taken.
+     */
+    data class HistoryRefused(
+        /**
+         * The room.
+         */
+        val `roomId`: kotlin.String, 
+        /**
+         * Who has shared it.
+         */
+        val `userId`: kotlin.String) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A user whom we invited was told of the room keys of a room's past.
+     */
+    data class HistoryShared(
+        /**
+         * The room.
+         */
+        val `roomId`: kotlin.String, 
+        /**
+         * The user.
+         */
+        val `userId`: kotlin.String, 
+        /**
+         * As many devices were told.
+         */
+        val `devices`: kotlin.ULong) : Notice()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
      * Something that has no name here yet.
      */
     object Unknown : Notice()
@@ -6464,7 +9559,33 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
                 FfiConverterString.read(buf),
                 FfiConverterULong.read(buf),
                 )
-            15 -> Notice.Unknown
+            15 -> Notice.SignatureRefused(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            16 -> Notice.BackupEnabled(
+                FfiConverterString.read(buf),
+                )
+            17 -> Notice.BackupRefused
+            18 -> Notice.BackupStopped(
+                FfiConverterString.read(buf),
+                )
+            19 -> Notice.HistoryReceived(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            20 -> Notice.HistoryRefused(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            21 -> Notice.HistoryShared(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            22 -> Notice.Unknown
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
     }
@@ -6574,6 +9695,61 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
                 + FfiConverterULong.allocationSize(value.`strictAtMs`)
             )
         }
+        is Notice.SignatureRefused -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterString.allocationSize(value.`name`)
+                + FfiConverterString.allocationSize(value.`errcode`)
+            )
+        }
+        is Notice.BackupEnabled -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`version`)
+            )
+        }
+        is Notice.BackupRefused -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is Notice.BackupStopped -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`errcode`)
+            )
+        }
+        is Notice.HistoryReceived -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`roomId`)
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterULong.allocationSize(value.`fresh`)
+            )
+        }
+        is Notice.HistoryRefused -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`roomId`)
+                + FfiConverterString.allocationSize(value.`userId`)
+            )
+        }
+        is Notice.HistoryShared -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`roomId`)
+                + FfiConverterString.allocationSize(value.`userId`)
+                + FfiConverterULong.allocationSize(value.`devices`)
+            )
+        }
         is Notice.Unknown -> {
             // Add the size for the Int that specifies the variant plus the size needed for all fields
             (
@@ -6660,8 +9836,49 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
                 FfiConverterULong.write(value.`strictAtMs`, buf)
                 Unit
             }
-            is Notice.Unknown -> {
+            is Notice.SignatureRefused -> {
                 buf.putInt(15)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterString.write(value.`name`, buf)
+                FfiConverterString.write(value.`errcode`, buf)
+                Unit
+            }
+            is Notice.BackupEnabled -> {
+                buf.putInt(16)
+                FfiConverterString.write(value.`version`, buf)
+                Unit
+            }
+            is Notice.BackupRefused -> {
+                buf.putInt(17)
+                Unit
+            }
+            is Notice.BackupStopped -> {
+                buf.putInt(18)
+                FfiConverterString.write(value.`errcode`, buf)
+                Unit
+            }
+            is Notice.HistoryReceived -> {
+                buf.putInt(19)
+                FfiConverterString.write(value.`roomId`, buf)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterULong.write(value.`fresh`, buf)
+                Unit
+            }
+            is Notice.HistoryRefused -> {
+                buf.putInt(20)
+                FfiConverterString.write(value.`roomId`, buf)
+                FfiConverterString.write(value.`userId`, buf)
+                Unit
+            }
+            is Notice.HistoryShared -> {
+                buf.putInt(21)
+                FfiConverterString.write(value.`roomId`, buf)
+                FfiConverterString.write(value.`userId`, buf)
+                FfiConverterULong.write(value.`devices`, buf)
+                Unit
+            }
+            is Notice.Unknown -> {
+                buf.putInt(22)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -6725,6 +9942,345 @@ public object FfiConverterTypeRecipients: FfiConverterRustBuffer<Recipients> {
 
 
 /**
+ * What is done with the recovery.
+ */
+
+enum class RecoveryChange {
+    
+    /**
+     * What is missing is made: [`Client::enable_recovery`].
+     */
+    ENABLE,
+    /**
+     * All of it is replaced: [`Client::reset_recovery`].
+     */
+    RESET,
+    /**
+     * It gets another key: [`Client::change_recovery_key`].
+     */
+    CHANGE_KEY;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeRecoveryChange: FfiConverterRustBuffer<RecoveryChange> {
+    override fun read(buf: ByteBuffer) = try {
+        RecoveryChange.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: RecoveryChange) = 4UL
+
+    override fun write(value: RecoveryChange, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * A secret that recovery is about.
+ */
+
+enum class RecoverySecret {
+    
+    /**
+     * The private master key of the user's identity.
+     */
+    MASTER_KEY,
+    /**
+     * The private key that signs the user's devices.
+     */
+    SELF_SIGNING_KEY,
+    /**
+     * The private key that signs other users.
+     */
+    USER_SIGNING_KEY,
+    /**
+     * The private key of the key backup.
+     */
+    BACKUP_KEY;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeRecoverySecret: FfiConverterRustBuffer<RecoverySecret> {
+    override fun read(buf: ByteBuffer) = try {
+        RecoverySecret.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: RecoverySecret) = 4UL
+
+    override fun write(value: RecoverySecret, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * How recovery stands: what an app draws its screen from.
+ */
+sealed class RecoveryState {
+    
+    /**
+     * The homeserver has not said yet: show nothing.
+     */
+    object Unknown : RecoveryState()
+    
+    
+    /**
+     * Nothing is set up: offer [`Client::enable_recovery`].
+     */
+    object Disabled : RecoveryState()
+    
+    
+    /**
+     * It is being set up, replaced, or given another key.
+     */
+    data class Enabling(
+        /**
+         * Which of it.
+         */
+        val `change`: herold.RecoveryChange) : RecoveryState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It was begun, and did not come to its end: offer to go on with the same call.
+     */
+    data class Interrupted(
+        /**
+         * What was begun.
+         */
+        val `change`: herold.RecoveryChange) : RecoveryState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * All is made: show the recovery key (the same call gives the same one), then
+     * [`Client::confirm_recovery_key`].
+     */
+    data class Unconfirmed(
+        /**
+         * What was done.
+         */
+        val `change`: herold.RecoveryChange) : RecoveryState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * This device has all it needs, and so will the next one.
+     */
+    object Enabled : RecoveryState()
+    
+    
+    /**
+     * Something is missing. What this device lacks comes with [`Client::recover`] or a verification; what the next one would
+     * lack, with [`Client::enable_recovery`].
+     */
+    data class Incomplete(
+        /**
+         * What.
+         */
+        val `missing`: herold.Missing) : RecoveryState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * This device is being given what it lacks.
+     */
+    data class Recovering(
+        /**
+         * How far the room keys are, once it is about those.
+         */
+        val `progress`: herold.Progress?) : RecoveryState()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeRecoveryState : FfiConverterRustBuffer<RecoveryState>{
+    override fun read(buf: ByteBuffer): RecoveryState {
+        return when(buf.getInt()) {
+            1 -> RecoveryState.Unknown
+            2 -> RecoveryState.Disabled
+            3 -> RecoveryState.Enabling(
+                FfiConverterTypeRecoveryChange.read(buf),
+                )
+            4 -> RecoveryState.Interrupted(
+                FfiConverterTypeRecoveryChange.read(buf),
+                )
+            5 -> RecoveryState.Unconfirmed(
+                FfiConverterTypeRecoveryChange.read(buf),
+                )
+            6 -> RecoveryState.Enabled
+            7 -> RecoveryState.Incomplete(
+                FfiConverterTypeMissing.read(buf),
+                )
+            8 -> RecoveryState.Recovering(
+                FfiConverterOptionalTypeProgress.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: RecoveryState): ULong = when(value) {
+        is RecoveryState.Unknown -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is RecoveryState.Disabled -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is RecoveryState.Enabling -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeRecoveryChange.allocationSize(value.`change`)
+            )
+        }
+        is RecoveryState.Interrupted -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeRecoveryChange.allocationSize(value.`change`)
+            )
+        }
+        is RecoveryState.Unconfirmed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeRecoveryChange.allocationSize(value.`change`)
+            )
+        }
+        is RecoveryState.Enabled -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is RecoveryState.Incomplete -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeMissing.allocationSize(value.`missing`)
+            )
+        }
+        is RecoveryState.Recovering -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterOptionalTypeProgress.allocationSize(value.`progress`)
+            )
+        }
+    }
+
+    override fun write(value: RecoveryState, buf: ByteBuffer) {
+        when(value) {
+            is RecoveryState.Unknown -> {
+                buf.putInt(1)
+                Unit
+            }
+            is RecoveryState.Disabled -> {
+                buf.putInt(2)
+                Unit
+            }
+            is RecoveryState.Enabling -> {
+                buf.putInt(3)
+                FfiConverterTypeRecoveryChange.write(value.`change`, buf)
+                Unit
+            }
+            is RecoveryState.Interrupted -> {
+                buf.putInt(4)
+                FfiConverterTypeRecoveryChange.write(value.`change`, buf)
+                Unit
+            }
+            is RecoveryState.Unconfirmed -> {
+                buf.putInt(5)
+                FfiConverterTypeRecoveryChange.write(value.`change`, buf)
+                Unit
+            }
+            is RecoveryState.Enabled -> {
+                buf.putInt(6)
+                Unit
+            }
+            is RecoveryState.Incomplete -> {
+                buf.putInt(7)
+                FfiConverterTypeMissing.write(value.`missing`, buf)
+                Unit
+            }
+            is RecoveryState.Recovering -> {
+                buf.putInt(8)
+                FfiConverterOptionalTypeProgress.write(value.`progress`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
  * The rules a room starts with.
  */
 
@@ -6764,6 +10320,125 @@ public object FfiConverterTypeRoomPreset: FfiConverterRustBuffer<RoomPreset> {
 
     override fun write(value: RoomPreset, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * What of a room's history was shared with whom was invited.
+ */
+sealed class SharedHistory {
+    
+    /**
+     * So many room keys.
+     */
+    data class Keys(
+        /**
+         * As many.
+         */
+        val `count`: kotlin.ULong) : SharedHistory()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * None: the history is not open to those who come later, or the room is not encrypted.
+     */
+    object Closed : SharedHistory()
+    
+    
+    /**
+     * None: there is no key that may be shared.
+     */
+    object Nothing : SharedHistory()
+    
+    
+    /**
+     * None: this device is not signed by its user. Recover or verify it first.
+     */
+    object NotSigned : SharedHistory()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeSharedHistory : FfiConverterRustBuffer<SharedHistory>{
+    override fun read(buf: ByteBuffer): SharedHistory {
+        return when(buf.getInt()) {
+            1 -> SharedHistory.Keys(
+                FfiConverterULong.read(buf),
+                )
+            2 -> SharedHistory.Closed
+            3 -> SharedHistory.Nothing
+            4 -> SharedHistory.NotSigned
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: SharedHistory): ULong = when(value) {
+        is SharedHistory.Keys -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterULong.allocationSize(value.`count`)
+            )
+        }
+        is SharedHistory.Closed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is SharedHistory.Nothing -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is SharedHistory.NotSigned -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: SharedHistory, buf: ByteBuffer) {
+        when(value) {
+            is SharedHistory.Keys -> {
+                buf.putInt(1)
+                FfiConverterULong.write(value.`count`, buf)
+                Unit
+            }
+            is SharedHistory.Closed -> {
+                buf.putInt(2)
+                Unit
+            }
+            is SharedHistory.Nothing -> {
+                buf.putInt(3)
+                Unit
+            }
+            is SharedHistory.NotSigned -> {
+                buf.putInt(4)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
     }
 }
 
@@ -6985,6 +10660,329 @@ public object FfiConverterTypeTextKind: FfiConverterRustBuffer<TextKind> {
 
     override fun write(value: TextKind, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * What the user has decided.
+ */
+
+enum class VerificationAction {
+    
+    /**
+     * Takes part, and can show QR codes and scan them.
+     */
+    ACCEPT,
+    /**
+     * Takes part, and can do neither.
+     */
+    ACCEPT_WITHOUT_CODES,
+    /**
+     * Begins to compare short strings.
+     */
+    START_COMPARING,
+    /**
+     * They match, or the other device shows success.
+     */
+    CONFIRM,
+    /**
+     * They differ, or it does not.
+     */
+    MISMATCH,
+    /**
+     * Does not want to.
+     */
+    CANCEL;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeVerificationAction: FfiConverterRustBuffer<VerificationAction> {
+    override fun read(buf: ByteBuffer) = try {
+        VerificationAction.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: VerificationAction) = 4UL
+
+    override fun write(value: VerificationAction, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * Where a verification stands.
+ */
+sealed class VerificationState {
+    
+    /**
+     * A request was sent, or came in: then ask the user, and accept or cancel.
+     */
+    data class Requested(
+        /**
+         * This side asked.
+         */
+        val `byUs`: kotlin.Boolean) : VerificationState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Both sides take part: start to compare, show a code or scan one.
+     */
+    object Ready : VerificationState()
+    
+    
+    /**
+     * Short strings are being worked out. If `needs_accept`, ask the user first.
+     */
+    data class Started(
+        /**
+         * This side has started.
+         */
+        val `byUs`: kotlin.Boolean, 
+        /**
+         * Nothing happens before it is accepted.
+         */
+        val `needsAccept`: kotlin.Boolean) : VerificationState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Show these: the user compares them with what the other side shows, and confirms or not.
+     */
+    data class Compare(
+        /**
+         * Seven emoji, if both sides can show them.
+         */
+        val `emoji`: List<herold.VerificationEmoji>?, 
+        /**
+         * Three numbers, if both sides can show them.
+         */
+        val `decimals`: List<kotlin.UShort>?) : VerificationState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The other side has scanned our code: ask the user whether it shows success.
+     */
+    object Scanned : VerificationState()
+    
+    
+    /**
+     * This side has confirmed, the other one has still to.
+     */
+    object Confirmed : VerificationState()
+    
+    
+    /**
+     * Over, with success.
+     */
+    object Done : VerificationState()
+    
+    
+    /**
+     * Over, without.
+     */
+    data class Cancelled(
+        /**
+         * Why, a code of the Matrix specification.
+         */
+        val `code`: kotlin.String, 
+        /**
+         * This side cancelled.
+         */
+        val `byUs`: kotlin.Boolean) : VerificationState()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Something that has no name here yet.
+     */
+    object Unknown : VerificationState()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeVerificationState : FfiConverterRustBuffer<VerificationState>{
+    override fun read(buf: ByteBuffer): VerificationState {
+        return when(buf.getInt()) {
+            1 -> VerificationState.Requested(
+                FfiConverterBoolean.read(buf),
+                )
+            2 -> VerificationState.Ready
+            3 -> VerificationState.Started(
+                FfiConverterBoolean.read(buf),
+                FfiConverterBoolean.read(buf),
+                )
+            4 -> VerificationState.Compare(
+                FfiConverterOptionalSequenceTypeVerificationEmoji.read(buf),
+                FfiConverterOptionalSequenceUShort.read(buf),
+                )
+            5 -> VerificationState.Scanned
+            6 -> VerificationState.Confirmed
+            7 -> VerificationState.Done
+            8 -> VerificationState.Cancelled(
+                FfiConverterString.read(buf),
+                FfiConverterBoolean.read(buf),
+                )
+            9 -> VerificationState.Unknown
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: VerificationState): ULong = when(value) {
+        is VerificationState.Requested -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterBoolean.allocationSize(value.`byUs`)
+            )
+        }
+        is VerificationState.Ready -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is VerificationState.Started -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterBoolean.allocationSize(value.`byUs`)
+                + FfiConverterBoolean.allocationSize(value.`needsAccept`)
+            )
+        }
+        is VerificationState.Compare -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterOptionalSequenceTypeVerificationEmoji.allocationSize(value.`emoji`)
+                + FfiConverterOptionalSequenceUShort.allocationSize(value.`decimals`)
+            )
+        }
+        is VerificationState.Scanned -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is VerificationState.Confirmed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is VerificationState.Done -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is VerificationState.Cancelled -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`code`)
+                + FfiConverterBoolean.allocationSize(value.`byUs`)
+            )
+        }
+        is VerificationState.Unknown -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: VerificationState, buf: ByteBuffer) {
+        when(value) {
+            is VerificationState.Requested -> {
+                buf.putInt(1)
+                FfiConverterBoolean.write(value.`byUs`, buf)
+                Unit
+            }
+            is VerificationState.Ready -> {
+                buf.putInt(2)
+                Unit
+            }
+            is VerificationState.Started -> {
+                buf.putInt(3)
+                FfiConverterBoolean.write(value.`byUs`, buf)
+                FfiConverterBoolean.write(value.`needsAccept`, buf)
+                Unit
+            }
+            is VerificationState.Compare -> {
+                buf.putInt(4)
+                FfiConverterOptionalSequenceTypeVerificationEmoji.write(value.`emoji`, buf)
+                FfiConverterOptionalSequenceUShort.write(value.`decimals`, buf)
+                Unit
+            }
+            is VerificationState.Scanned -> {
+                buf.putInt(5)
+                Unit
+            }
+            is VerificationState.Confirmed -> {
+                buf.putInt(6)
+                Unit
+            }
+            is VerificationState.Done -> {
+                buf.putInt(7)
+                Unit
+            }
+            is VerificationState.Cancelled -> {
+                buf.putInt(8)
+                FfiConverterString.write(value.`code`, buf)
+                FfiConverterBoolean.write(value.`byUs`, buf)
+                Unit
+            }
+            is VerificationState.Unknown -> {
+                buf.putInt(9)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
     }
 }
 
@@ -7328,6 +11326,38 @@ public object FfiConverterOptionalString: FfiConverterRustBuffer<kotlin.String?>
 /**
  * @suppress
  */
+public object FfiConverterOptionalByteArray: FfiConverterRustBuffer<kotlin.ByteArray?> {
+    override fun read(buf: ByteBuffer): kotlin.ByteArray? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterByteArray.read(buf)
+    }
+
+    override fun allocationSize(value: kotlin.ByteArray?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterByteArray.allocationSize(value)
+        }
+    }
+
+    override fun write(value: kotlin.ByteArray?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterByteArray.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeLogSink: FfiConverterRustBuffer<LogSink?> {
     override fun read(buf: ByteBuffer): LogSink? {
         if (buf.get().toInt() == 0) {
@@ -7350,6 +11380,38 @@ public object FfiConverterOptionalTypeLogSink: FfiConverterRustBuffer<LogSink?> 
         } else {
             buf.put(1)
             FfiConverterTypeLogSink.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeProgressSink: FfiConverterRustBuffer<ProgressSink?> {
+    override fun read(buf: ByteBuffer): ProgressSink? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeProgressSink.read(buf)
+    }
+
+    override fun allocationSize(value: ProgressSink?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeProgressSink.allocationSize(value)
+        }
+    }
+
+    override fun write(value: ProgressSink?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeProgressSink.write(value, buf)
         }
     }
 }
@@ -7456,6 +11518,38 @@ public object FfiConverterOptionalTypePolicy: FfiConverterRustBuffer<Policy?> {
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeProgress: FfiConverterRustBuffer<Progress?> {
+    override fun read(buf: ByteBuffer): Progress? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeProgress.read(buf)
+    }
+
+    override fun allocationSize(value: Progress?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeProgress.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Progress?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeProgress.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeHistoryVisibility: FfiConverterRustBuffer<HistoryVisibility?> {
     override fun read(buf: ByteBuffer): HistoryVisibility? {
         if (buf.get().toInt() == 0) {
@@ -7478,6 +11572,38 @@ public object FfiConverterOptionalTypeHistoryVisibility: FfiConverterRustBuffer<
         } else {
             buf.put(1)
             FfiConverterTypeHistoryVisibility.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeIdentityState: FfiConverterRustBuffer<IdentityState?> {
+    override fun read(buf: ByteBuffer): IdentityState? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeIdentityState.read(buf)
+    }
+
+    override fun allocationSize(value: IdentityState?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeIdentityState.allocationSize(value)
+        }
+    }
+
+    override fun write(value: IdentityState?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeIdentityState.write(value, buf)
         }
     }
 }
@@ -7552,6 +11678,38 @@ public object FfiConverterOptionalTypeRecipients: FfiConverterRustBuffer<Recipie
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeRecoveryState: FfiConverterRustBuffer<RecoveryState?> {
+    override fun read(buf: ByteBuffer): RecoveryState? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeRecoveryState.read(buf)
+    }
+
+    override fun allocationSize(value: RecoveryState?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeRecoveryState.allocationSize(value)
+        }
+    }
+
+    override fun write(value: RecoveryState?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeRecoveryState.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeRoomPreset: FfiConverterRustBuffer<RoomPreset?> {
     override fun read(buf: ByteBuffer): RoomPreset? {
         if (buf.get().toInt() == 0) {
@@ -7574,6 +11732,162 @@ public object FfiConverterOptionalTypeRoomPreset: FfiConverterRustBuffer<RoomPre
         } else {
             buf.put(1)
             FfiConverterTypeRoomPreset.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalSequenceUShort: FfiConverterRustBuffer<List<kotlin.UShort>?> {
+    override fun read(buf: ByteBuffer): List<kotlin.UShort>? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterSequenceUShort.read(buf)
+    }
+
+    override fun allocationSize(value: List<kotlin.UShort>?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterSequenceUShort.allocationSize(value)
+        }
+    }
+
+    override fun write(value: List<kotlin.UShort>?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterSequenceUShort.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalSequenceString: FfiConverterRustBuffer<List<kotlin.String>?> {
+    override fun read(buf: ByteBuffer): List<kotlin.String>? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterSequenceString.read(buf)
+    }
+
+    override fun allocationSize(value: List<kotlin.String>?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterSequenceString.allocationSize(value)
+        }
+    }
+
+    override fun write(value: List<kotlin.String>?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterSequenceString.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalSequenceTypeVerificationEmoji: FfiConverterRustBuffer<List<VerificationEmoji>?> {
+    override fun read(buf: ByteBuffer): List<VerificationEmoji>? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterSequenceTypeVerificationEmoji.read(buf)
+    }
+
+    override fun allocationSize(value: List<VerificationEmoji>?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterSequenceTypeVerificationEmoji.allocationSize(value)
+        }
+    }
+
+    override fun write(value: List<VerificationEmoji>?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterSequenceTypeVerificationEmoji.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeSecretString: FfiConverterRustBuffer<SecretString?> {
+    override fun read(buf: ByteBuffer): SecretString? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeSecretString.read(buf)
+    }
+
+    override fun allocationSize(value: SecretString?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeSecretString.allocationSize(value)
+        }
+    }
+
+    override fun write(value: SecretString?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeSecretString.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceUShort: FfiConverterRustBuffer<List<kotlin.UShort>> {
+    override fun read(buf: ByteBuffer): List<kotlin.UShort> {
+        val len = buf.getInt()
+        return List<kotlin.UShort>(len) {
+            FfiConverterUShort.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<kotlin.UShort>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterUShort.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<kotlin.UShort>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterUShort.write(it, buf)
         }
     }
 }
@@ -7668,6 +11982,34 @@ public object FfiConverterSequenceTypeMember: FfiConverterRustBuffer<List<Member
 /**
  * @suppress
  */
+public object FfiConverterSequenceTypeNextStage: FfiConverterRustBuffer<List<NextStage>> {
+    override fun read(buf: ByteBuffer): List<NextStage> {
+        val len = buf.getInt()
+        return List<NextStage>(len) {
+            FfiConverterTypeNextStage.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NextStage>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNextStage.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NextStage>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNextStage.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterSequenceTypeNumberedEvent: FfiConverterRustBuffer<List<NumberedEvent>> {
     override fun read(buf: ByteBuffer): List<NumberedEvent> {
         val len = buf.getInt()
@@ -7748,6 +12090,90 @@ public object FfiConverterSequenceTypeTimelineEvent: FfiConverterRustBuffer<List
 
 
 
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeVerification: FfiConverterRustBuffer<List<Verification>> {
+    override fun read(buf: ByteBuffer): List<Verification> {
+        val len = buf.getInt()
+        return List<Verification>(len) {
+            FfiConverterTypeVerification.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<Verification>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeVerification.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<Verification>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeVerification.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeVerificationEmoji: FfiConverterRustBuffer<List<VerificationEmoji>> {
+    override fun read(buf: ByteBuffer): List<VerificationEmoji> {
+        val len = buf.getInt()
+        return List<VerificationEmoji>(len) {
+            FfiConverterTypeVerificationEmoji.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<VerificationEmoji>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeVerificationEmoji.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<VerificationEmoji>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeVerificationEmoji.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeRecoverySecret: FfiConverterRustBuffer<List<RecoverySecret>> {
+    override fun read(buf: ByteBuffer): List<RecoverySecret> {
+        val len = buf.getInt()
+        return List<RecoverySecret>(len) {
+            FfiConverterTypeRecoverySecret.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<RecoverySecret>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeRecoverySecret.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<RecoverySecret>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeRecoverySecret.write(it, buf)
+        }
+    }
+}
+
+
+
 public typealias SecretString = kotlin.String
 public typealias FfiConverterTypeSecretString = FfiConverterString
 
@@ -7787,6 +12213,32 @@ public typealias FfiConverterTypeSecretString = FfiConverterString
     
 
         /**
+         * Encrypts a store anew: from now on `new_key` opens it, and the old key opens nothing that is written. No client may have it
+         * open. Whenever it is cut short, the store is whole under one of the two keys.
+         *
+         * # Errors
+         * [`HeroldError::AskForStoreKey`]: the old key is wrong. [`HeroldError::StoreLocked`].
+         */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+     suspend fun `rekeyStore`(`storePath`: kotlin.String, `oldKey`: StoreKey, `newKey`: StoreKey) {
+        return uniffiRustCallAsync(
+        UniffiLib.uniffi_herold_ffi_fn_func_rekey_store(
+        FfiConverterString.lower(`storePath`),
+        FfiConverterTypeStoreKey.lower(`oldKey`),
+        FfiConverterTypeStoreKey.lower(`newKey`),),
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+        /**
          * Sends the log of all clients to a sink, in place of the last one; to nowhere without one.
          *
          * # Errors
@@ -7802,6 +12254,22 @@ public typealias FfiConverterTypeSecretString = FfiConverterString
         FfiConverterOptionalTypeLogSink.lower(`sink`),_status)
 }
     
+    
+
+        /**
+         * What an emoji is called in a language, such as `de` or `pt-BR`; in English if there is no name in it. Nothing if the number
+         * is none of an emoji.
+         */ fun `emojiName`(`number`: kotlin.UByte, `language`: kotlin.String): kotlin.String? {
+            return FfiConverterOptionalString.lift(
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_herold_ffi_fn_func_emoji_name(
+    
+        
+        FfiConverterUByte.lower(`number`),
+        FfiConverterString.lower(`language`),_status)
+}
+    )
+    }
     
 
 

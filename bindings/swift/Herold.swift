@@ -471,6 +471,38 @@ private let UNIFFI_CALLBACK_UNEXPECTED_ERROR: Int32 = 2
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterUInt8: FfiConverterPrimitive {
+    typealias FfiType = UInt8
+    typealias SwiftType = UInt8
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> UInt8 {
+        return try lift(readInt(&buf))
+    }
+
+    public static func write(_ value: UInt8, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterUInt16: FfiConverterPrimitive {
+    typealias FfiType = UInt16
+    typealias SwiftType = UInt16
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> UInt16 {
+        return try lift(readInt(&buf))
+    }
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterUInt32: FfiConverterPrimitive {
     typealias FfiType = UInt32
     typealias SwiftType = UInt32
@@ -825,6 +857,238 @@ public protocol ClientProtocol: AnyObject, Sendable {
      * [`HeroldError::WaitLonger`], [`HeroldError::LogInAgain`], [`HeroldError::Closed`].
      */
     func waitReady(timeoutMs: UInt64) async throws 
+    
+    /**
+     * How the key backup stands.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    func backupStatus() async throws  -> BackupStatus
+    
+    /**
+     * Writes every room key into a file, which must not exist yet. Answers how many there are.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the file cannot be made.
+     */
+    func exportKeys(path: String, passphrase: SecretString, progress: ProgressSink?) async throws  -> UInt64
+    
+    /**
+     * Forgets what this says, on this device and for good. Cut short, it has done a part.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+    func forget(retention: Retention) async throws  -> Forgotten
+    
+    /**
+     * Takes every room key out of a file. They prove nothing of who made them.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: the passphrase is wrong, or the file was changed. [`HeroldError::RejectFile`]: it is no
+     * key file, or not whole. [`HeroldError::FixInput`]: it cannot be read.
+     */
+    func importKeys(path: String, passphrase: SecretString, progress: ProgressSink?) async throws  -> Imported
+    
+    /**
+     * Invites a user and shares the room keys of what was said before, as far as the room allows it.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: the policy or the homeserver does not allow it; nobody was invited.
+     */
+    func inviteWithHistory(roomId: String, userId: String) async throws  -> SharedHistory
+    
+    /**
+     * Restores every room key of the backup in use.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: its key is not here.
+     */
+    func restoreBackup(progress: ProgressSink?) async throws  -> Imported
+    
+    /**
+     * Lets go of the store and rests, for an app that is about to be frozen. Until [`Client::unsuspend`], what needs the store
+     * is [`HeroldError::RetryLater`].
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    func suspend() async throws 
+    
+    /**
+     * Goes on after [`Client::suspend`].
+     *
+     * # Errors
+     * [`HeroldError::StoreLocked`]: another process does not let go of the store; the client goes on once it does.
+     */
+    func unsuspend() async throws 
+    
+    /**
+     * Waits until every room key is in the backup.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`].
+     */
+    func waitForBackup(timeoutMs: UInt64) async throws 
+    
+    /**
+     * How much [`Client::forget`] would forget. Changes nothing.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+    func wouldForget(retention: Retention) async throws  -> Forgotten
+    
+    /**
+     * Gives the secret storage another key. `current` opens it now. The old key opens nothing any more afterwards.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: `current` does not open it. [`HeroldError::FinishRecovery`]: something else was begun.
+     */
+    func changeRecoveryKey(current: SecretString, passphrase: SecretString?) async throws  -> Recovery
+    
+    /**
+     * The user has the recovery key: it is not kept any longer.
+     *
+     * # Errors
+     * [`HeroldError::FinishRecovery`]: what was begun has not come to its end.
+     */
+    func confirmRecoveryKey() async throws 
+    
+    /**
+     * Removes another device of the account from the homeserver.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+    func deleteDevice(deviceId: String, authentication: Authentication) async throws 
+    
+    /**
+     * Makes what is missing of an identity, a key backup and a secret storage, and a recovery key. What was begun is gone on
+     * with.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: wrong password. [`HeroldError::Authenticate`]: show what it asks for.
+     * [`HeroldError::RecoverFirst`]: the user has an identity, and this device does not have its keys.
+     */
+    func enableRecovery(authentication: Authentication, passphrase: SecretString?) async throws  -> Recovery
+    
+    /**
+     * Waits until recovery stands otherwise than the app knows, and answers how; when the time is up, how it stands. With
+     * nothing known, at once.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    func nextRecoveryState(known: RecoveryState?, timeoutMs: UInt64) async throws  -> RecoveryState
+    
+    /**
+     * Opens the secret storage with a recovery key or a passphrase: takes over the identity and the key backup, signs this device,
+     * and restores the room keys.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::RecoveredInPart`]: the homeserver does not have
+     * all of it, or hides some. [`HeroldError::WarnOfTampering`].
+     */
+    func recover(keyOrPassphrase: SecretString, progress: ProgressSink?) async throws  -> Imported
+    
+    /**
+     * How recovery stands. Asks the homeserver if that has not been done.
+     *
+     * # Errors
+     * [`HeroldError::RetryLater`]: the homeserver did not answer.
+     */
+    func recoveryState() async throws  -> RecoveryState
+    
+    /**
+     * Replaces the identity, the key backup and the secret storage. Others have to verify anew, and what only the old backup
+     * had is lost to new devices.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+    func resetRecovery(authentication: Authentication, passphrase: SecretString?) async throws  -> Recovery
+    
+    /**
+     * Accepts a user's identity as it is now, after the user was told that it changed.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+    func acceptIdentity(userId: String) async throws 
+    
+    /**
+     * Does what the user has decided. What does not fit where it stands changes nothing, or cancels it.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    func actOnVerification(userId: String, flowId: String, action: VerificationAction) async throws 
+    
+    /**
+     * Asks a user to verify each other, in a room. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`], [`HeroldError::CancelOrRetry`].
+     */
+    func requestRoomVerification(roomId: String, userId: String) async throws  -> String
+    
+    /**
+     * Asks devices of a user to verify each other: these, or all that are known. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`]: there is none to ask.
+     */
+    func requestVerification(userId: String, deviceIds: [String]?) async throws  -> String
+    
+    /**
+     * Takes the bytes of the QR code that the other side shows.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: they are no code of this verification; scan again.
+     */
+    func scanVerificationCode(userId: String, flowId: String, code: Data) async throws 
+    
+    /**
+     * Gives a device no more room keys, or gives them again.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    func setBlocked(userId: String, deviceId: String, blocked: Bool) async throws 
+    
+    /**
+     * The bytes of the QR code to show; nothing if none can be shown now. Secret until the other side has scanned it.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    func showVerificationCode(userId: String, flowId: String) async throws  -> Data?
+    
+    /**
+     * One verification.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+    func verification(userId: String, flowId: String) async throws  -> Verification
+    
+    /**
+     * Every verification that is under way, or was a day ago.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    func verifications() async throws  -> [Verification]
+    
+    /**
+     * Lets a verification go that another identity has broken.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+    func withdrawVerification(userId: String) async throws 
     
 }
 /**
@@ -1529,6 +1793,630 @@ open func waitReady(timeoutMs: UInt64)async throws   {
         )
 }
     
+    /**
+     * How the key backup stands.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+open func backupStatus()async throws  -> BackupStatus  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_backup_status(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeBackupStatus_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Writes every room key into a file, which must not exist yet. Answers how many there are.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the file cannot be made.
+     */
+open func exportKeys(path: String, passphrase: SecretString, progress: ProgressSink? = nil)async throws  -> UInt64  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_export_keys(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(path),FfiConverterTypeSecretString_lower(passphrase),FfiConverterOptionTypeProgressSink.lower(progress)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_u64,
+            completeFunc: ffi_herold_ffi_rust_future_complete_u64,
+            freeFunc: ffi_herold_ffi_rust_future_free_u64,
+            liftFunc: FfiConverterUInt64.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Forgets what this says, on this device and for good. Cut short, it has done a part.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+open func forget(retention: Retention)async throws  -> Forgotten  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_forget(
+                        self.uniffiCloneHandle(),FfiConverterTypeRetention_lower(retention)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeForgotten_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Takes every room key out of a file. They prove nothing of who made them.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: the passphrase is wrong, or the file was changed. [`HeroldError::RejectFile`]: it is no
+     * key file, or not whole. [`HeroldError::FixInput`]: it cannot be read.
+     */
+open func importKeys(path: String, passphrase: SecretString, progress: ProgressSink? = nil)async throws  -> Imported  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_import_keys(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(path),FfiConverterTypeSecretString_lower(passphrase),FfiConverterOptionTypeProgressSink.lower(progress)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeImported_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Invites a user and shares the room keys of what was said before, as far as the room allows it.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: the policy or the homeserver does not allow it; nobody was invited.
+     */
+open func inviteWithHistory(roomId: String, userId: String)async throws  -> SharedHistory  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_invite_with_history(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(roomId),FfiConverterString.lower(userId)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeSharedHistory_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Restores every room key of the backup in use.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: its key is not here.
+     */
+open func restoreBackup(progress: ProgressSink? = nil)async throws  -> Imported  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_restore_backup(
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeProgressSink.lower(progress)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeImported_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Lets go of the store and rests, for an app that is about to be frozen. Until [`Client::unsuspend`], what needs the store
+     * is [`HeroldError::RetryLater`].
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+open func suspend()async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_suspend(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Goes on after [`Client::suspend`].
+     *
+     * # Errors
+     * [`HeroldError::StoreLocked`]: another process does not let go of the store; the client goes on once it does.
+     */
+open func unsuspend()async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_unsuspend(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Waits until every room key is in the backup.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`].
+     */
+open func waitForBackup(timeoutMs: UInt64)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_wait_for_backup(
+                        self.uniffiCloneHandle(),FfiConverterUInt64.lower(timeoutMs)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * How much [`Client::forget`] would forget. Changes nothing.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`].
+     */
+open func wouldForget(retention: Retention)async throws  -> Forgotten  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_would_forget(
+                        self.uniffiCloneHandle(),FfiConverterTypeRetention_lower(retention)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeForgotten_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Gives the secret storage another key. `current` opens it now. The old key opens nothing any more afterwards.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: `current` does not open it. [`HeroldError::FinishRecovery`]: something else was begun.
+     */
+open func changeRecoveryKey(current: SecretString, passphrase: SecretString? = nil)async throws  -> Recovery  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_change_recovery_key(
+                        self.uniffiCloneHandle(),FfiConverterTypeSecretString_lower(current),FfiConverterOptionTypeSecretString.lower(passphrase)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeRecovery_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * The user has the recovery key: it is not kept any longer.
+     *
+     * # Errors
+     * [`HeroldError::FinishRecovery`]: what was begun has not come to its end.
+     */
+open func confirmRecoveryKey()async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_confirm_recovery_key(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Removes another device of the account from the homeserver.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+open func deleteDevice(deviceId: String, authentication: Authentication)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_delete_device(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(deviceId),FfiConverterTypeAuthentication_lower(authentication)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Makes what is missing of an identity, a key backup and a secret storage, and a recovery key. What was begun is gone on
+     * with.
+     *
+     * # Errors
+     * [`HeroldError::Denied`]: wrong password. [`HeroldError::Authenticate`]: show what it asks for.
+     * [`HeroldError::RecoverFirst`]: the user has an identity, and this device does not have its keys.
+     */
+open func enableRecovery(authentication: Authentication, passphrase: SecretString? = nil)async throws  -> Recovery  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_enable_recovery(
+                        self.uniffiCloneHandle(),FfiConverterTypeAuthentication_lower(authentication),FfiConverterOptionTypeSecretString.lower(passphrase)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeRecovery_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Waits until recovery stands otherwise than the app knows, and answers how; when the time is up, how it stands. With
+     * nothing known, at once.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+open func nextRecoveryState(known: RecoveryState?, timeoutMs: UInt64)async throws  -> RecoveryState  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_next_recovery_state(
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeRecoveryState.lower(known),FfiConverterUInt64.lower(timeoutMs)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeRecoveryState_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Opens the secret storage with a recovery key or a passphrase: takes over the identity and the key backup, signs this device,
+     * and restores the room keys.
+     *
+     * # Errors
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::RecoveredInPart`]: the homeserver does not have
+     * all of it, or hides some. [`HeroldError::WarnOfTampering`].
+     */
+open func recover(keyOrPassphrase: SecretString, progress: ProgressSink? = nil)async throws  -> Imported  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_recover(
+                        self.uniffiCloneHandle(),FfiConverterTypeSecretString_lower(keyOrPassphrase),FfiConverterOptionTypeProgressSink.lower(progress)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeImported_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * How recovery stands. Asks the homeserver if that has not been done.
+     *
+     * # Errors
+     * [`HeroldError::RetryLater`]: the homeserver did not answer.
+     */
+open func recoveryState()async throws  -> RecoveryState  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_recovery_state(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeRecoveryState_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Replaces the identity, the key backup and the secret storage. Others have to verify anew, and what only the old backup
+     * had is lost to new devices.
+     *
+     * # Errors
+     * As for [`Client::enable_recovery`].
+     */
+open func resetRecovery(authentication: Authentication, passphrase: SecretString? = nil)async throws  -> Recovery  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_reset_recovery(
+                        self.uniffiCloneHandle(),FfiConverterTypeAuthentication_lower(authentication),FfiConverterOptionTypeSecretString.lower(passphrase)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeRecovery_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Accepts a user's identity as it is now, after the user was told that it changed.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+open func acceptIdentity(userId: String)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_accept_identity(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Does what the user has decided. What does not fit where it stands changes nothing, or cancels it.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+open func actOnVerification(userId: String, flowId: String, action: VerificationAction)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_act_on_verification(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId),FfiConverterString.lower(flowId),FfiConverterTypeVerificationAction_lower(action)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Asks a user to verify each other, in a room. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`], [`HeroldError::CancelOrRetry`].
+     */
+open func requestRoomVerification(roomId: String, userId: String)async throws  -> String  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_request_room_verification(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(roomId),FfiConverterString.lower(userId)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterString.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Asks devices of a user to verify each other: these, or all that are known. Answers the verification's id.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`]: there is none to ask.
+     */
+open func requestVerification(userId: String, deviceIds: [String]? = nil)async throws  -> String  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_request_verification(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId),FfiConverterOptionSequenceString.lower(deviceIds)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterString.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Takes the bytes of the QR code that the other side shows.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: they are no code of this verification; scan again.
+     */
+open func scanVerificationCode(userId: String, flowId: String, code: Data)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_scan_verification_code(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId),FfiConverterString.lower(flowId),FfiConverterData.lower(code)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Gives a device no more room keys, or gives them again.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+open func setBlocked(userId: String, deviceId: String, blocked: Bool)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_set_blocked(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId),FfiConverterString.lower(deviceId),FfiConverterBool.lower(blocked)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * The bytes of the QR code to show; nothing if none can be shown now. Secret until the other side has scanned it.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+open func showVerificationCode(userId: String, flowId: String)async throws  -> Data?  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_show_verification_code(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId),FfiConverterString.lower(flowId)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterOptionData.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * One verification.
+     *
+     * # Errors
+     * [`HeroldError::NotFound`].
+     */
+open func verification(userId: String, flowId: String)async throws  -> Verification  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_verification(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId),FfiConverterString.lower(flowId)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeVerification_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Every verification that is under way, or was a day ago.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+open func verifications()async throws  -> [Verification]  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_verifications(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterSequenceTypeVerification.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Lets a verification go that another identity has broken.
+     *
+     * # Errors
+     * [`HeroldError::FixInput`]: the user has none that is known.
+     */
+open func withdrawVerification(userId: String)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_withdraw_verification(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(userId)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
 
     
 }
@@ -1789,6 +2677,223 @@ public func FfiConverterTypeLogSink_lift(_ handle: UInt64) throws -> LogSink {
 #endif
 public func FfiConverterTypeLogSink_lower(_ value: LogSink) -> UInt64 {
     return FfiConverterTypeLogSink.lower(value)
+}
+
+
+
+
+
+
+/**
+ * Told how far lengthy work is. Called on a thread of its own; while it runs, what it would be told meanwhile is left out.
+ */
+public protocol ProgressSink: AnyObject, Sendable {
+    
+    /**
+     * It is as far as this.
+     *
+     * # Errors
+     * Whatever the app raises; it is ignored.
+     */
+    func progress(progress: Progress) throws 
+    
+}
+/**
+ * Told how far lengthy work is. Called on a thread of its own; while it runs, what it would be told meanwhile is left out.
+ */
+open class ProgressSinkImpl: ProgressSink, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_herold_ffi_fn_clone_progresssink(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_herold_ffi_fn_free_progresssink(handle, $0) }
+    }
+
+    
+
+    
+    /**
+     * It is as far as this.
+     *
+     * # Errors
+     * Whatever the app raises; it is ignored.
+     */
+open func progress(progress: Progress)throws   {try rustCallWithError(FfiConverterTypeCallbackFailed_lift) {
+        uniffiCallStatus in
+    uniffi_herold_ffi_fn_method_progresssink_progress(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeProgress_lower(progress),uniffiCallStatus
+    )
+}
+}
+    
+
+    
+}
+
+
+
+// Put the implementation in a struct so we don't pollute the top-level namespace
+fileprivate struct UniffiCallbackInterfaceProgressSink {
+
+    // Create the VTable using a series of closures.
+    // Swift automatically converts these into C callback functions.
+    //
+    // Store the vtable directly.
+    static let vtable: UniffiVTableCallbackInterfaceProgressSink = UniffiVTableCallbackInterfaceProgressSink(
+        uniffiFree: { (uniffiHandle: UInt64) -> () in
+            do {
+                try FfiConverterTypeProgressSink.handleMap.remove(handle: uniffiHandle)
+            } catch {
+                print("Uniffi callback interface ProgressSink: handle missing in uniffiFree")
+            }
+        },
+        uniffiClone: { (uniffiHandle: UInt64) -> UInt64 in
+            do {
+                return try FfiConverterTypeProgressSink.handleMap.clone(handle: uniffiHandle)
+            } catch {
+                fatalError("Uniffi callback interface ProgressSink: handle missing in uniffiClone")
+            }
+        },
+        progress: { (
+            uniffiHandle: UInt64,
+            progress: RustBuffer,
+            uniffiOutReturn: UnsafeMutableRawPointer,
+            uniffiCallStatus: UnsafeMutablePointer<RustCallStatus>
+        ) in
+            let makeCall = {
+                () throws -> () in
+                guard let uniffiObj = try? FfiConverterTypeProgressSink.handleMap.get(handle: uniffiHandle) else {
+                    throw UniffiInternalError.unexpectedStaleHandle
+                }
+                return try uniffiObj.progress(
+                     progress: try FfiConverterTypeProgress_lift(progress)
+                )
+            }
+
+            
+            let writeReturn = { () }
+            uniffiTraitInterfaceCallWithError(
+                callStatus: uniffiCallStatus,
+                makeCall: makeCall,
+                writeReturn: writeReturn,
+                lowerError: FfiConverterTypeCallbackFailed_lower
+            )
+        }
+    )
+
+    // Rust stores this pointer for future callback invocations, so it must live
+    // for the process lifetime (not just for the init function call).
+    //
+    // `nonisolated(unsafe)` is needed under Swift 6 strict concurrency.
+    // This is safe because the pointee is initialized once during static init
+    // and never mutated by either side of the FFI.  Its fields are C function pointers.
+    nonisolated(unsafe) static let vtablePtr: UnsafePointer<UniffiVTableCallbackInterfaceProgressSink> = {
+        let ptr = UnsafeMutablePointer<UniffiVTableCallbackInterfaceProgressSink>.allocate(capacity: 1)
+        ptr.initialize(to: vtable)
+        return UnsafePointer(ptr)
+    }()
+}
+
+private func uniffiCallbackInitProgressSink() {
+    uniffi_herold_ffi_fn_init_callback_vtable_progresssink(UniffiCallbackInterfaceProgressSink.vtablePtr)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeProgressSink: FfiConverter {
+    fileprivate static let handleMap = UniffiHandleMap<ProgressSink>()
+
+    typealias FfiType = UInt64
+    typealias SwiftType = ProgressSink
+
+    public static func lift(_ handle: UInt64) throws -> ProgressSink {
+        if ((handle & 1) == 0) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return ProgressSinkImpl(unsafeFromHandle: handle)
+        } else {
+            // Swift-generated handle, get the object from the handle map
+            return try handleMap.remove(handle: handle)
+        }
+    }
+
+    public static func lower(_ value: ProgressSink) -> UInt64 {
+         if let rustImpl = value as? ProgressSinkImpl {
+             // Rust-implemented object.  Clone the handle and return it
+            return rustImpl.uniffiCloneHandle()
+         } else {
+            // Swift object, generate a new vtable handle and return that.
+            return handleMap.insert(obj: value)
+         }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ProgressSink {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: ProgressSink, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeProgressSink_lift(_ handle: UInt64) throws -> ProgressSink {
+    return try FfiConverterTypeProgressSink.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeProgressSink_lower(_ value: ProgressSink) -> UInt64 {
+    return FfiConverterTypeProgressSink.lower(value)
 }
 
 
@@ -2155,6 +3260,174 @@ public func FfiConverterTypeWakeUp_lower(_ value: WakeUp) -> UInt64 {
 
 
 /**
+ * What a homeserver wants to see before it does what was asked.
+ */
+public struct AuthenticationChallenge: Equatable, Hashable {
+    /**
+     * The stages that can be answered now; one is enough for now.
+     */
+    public var stages: [NextStage]
+    /**
+     * What the answers belong to.
+     */
+    public var session: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The stages that can be answered now; one is enough for now.
+         */stages: [NextStage], 
+        /**
+         * What the answers belong to.
+         */session: String?) {
+        self.stages = stages
+        self.session = session
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension AuthenticationChallenge: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeAuthenticationChallenge: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> AuthenticationChallenge {
+        return
+            try AuthenticationChallenge(
+                stages: FfiConverterSequenceTypeNextStage.read(from: &buf), 
+                session: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: AuthenticationChallenge, into buf: inout [UInt8]) {
+        FfiConverterSequenceTypeNextStage.write(value.stages, into: &buf)
+        FfiConverterOptionString.write(value.session, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAuthenticationChallenge_lift(_ buf: RustBuffer) throws -> AuthenticationChallenge {
+    return try FfiConverterTypeAuthenticationChallenge.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAuthenticationChallenge_lower(_ value: AuthenticationChallenge) -> RustBuffer {
+    return FfiConverterTypeAuthenticationChallenge.lower(value)
+}
+
+
+/**
+ * How the key backup stands.
+ */
+public struct BackupStatus: Equatable, Hashable {
+    /**
+     * The homeserver has said whether it has one.
+     */
+    public var known: Bool
+    /**
+     * The version on the homeserver, as far as known.
+     */
+    public var version: String?
+    /**
+     * Room keys are uploaded to it.
+     */
+    public var enabled: Bool
+    /**
+     * It can be restored from.
+     */
+    public var hasKey: Bool
+    /**
+     * As many room keys are still to be uploaded.
+     */
+    public var pending: UInt64
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The homeserver has said whether it has one.
+         */known: Bool, 
+        /**
+         * The version on the homeserver, as far as known.
+         */version: String?, 
+        /**
+         * Room keys are uploaded to it.
+         */enabled: Bool, 
+        /**
+         * It can be restored from.
+         */hasKey: Bool, 
+        /**
+         * As many room keys are still to be uploaded.
+         */pending: UInt64) {
+        self.known = known
+        self.version = version
+        self.enabled = enabled
+        self.hasKey = hasKey
+        self.pending = pending
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension BackupStatus: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeBackupStatus: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> BackupStatus {
+        return
+            try BackupStatus(
+                known: FfiConverterBool.read(from: &buf), 
+                version: FfiConverterOptionString.read(from: &buf), 
+                enabled: FfiConverterBool.read(from: &buf), 
+                hasKey: FfiConverterBool.read(from: &buf), 
+                pending: FfiConverterUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: BackupStatus, into buf: inout [UInt8]) {
+        FfiConverterBool.write(value.known, into: &buf)
+        FfiConverterOptionString.write(value.version, into: &buf)
+        FfiConverterBool.write(value.enabled, into: &buf)
+        FfiConverterBool.write(value.hasKey, into: &buf)
+        FfiConverterUInt64.write(value.pending, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeBackupStatus_lift(_ buf: RustBuffer) throws -> BackupStatus {
+    return try FfiConverterTypeBackupStatus.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeBackupStatus_lower(_ value: BackupStatus) -> RustBuffer {
+    return FfiConverterTypeBackupStatus.lower(value)
+}
+
+
+/**
  * What a client is made from.
  */
 public struct ClientConfig {
@@ -2184,6 +3457,10 @@ public struct ClientConfig {
      * store by sync v2.
      */
     public var slidingSync: Bool?
+    /**
+     * Other processes of the app, such as the one for notifications, use the same store, in turns. All of them say so.
+     */
+    public var sharedStore: Bool
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2207,13 +3484,17 @@ public struct ClientConfig {
         /**
          * Synchronises by simplified sliding sync (MSC4186), or not; if left out, as the store remembers, and a new
          * store by sync v2.
-         */slidingSync: Bool? = nil) {
+         */slidingSync: Bool? = nil, 
+        /**
+         * Other processes of the app, such as the one for notifications, use the same store, in turns. All of them say so.
+         */sharedStore: Bool = false) {
         self.storePath = storePath
         self.storeKey = storeKey
         self.homeserver = homeserver
         self.deployment = deployment
         self.allowInsecureHttp = allowInsecureHttp
         self.slidingSync = slidingSync
+        self.sharedStore = sharedStore
     }
 
     
@@ -2237,7 +3518,8 @@ public struct FfiConverterTypeClientConfig: FfiConverterRustBuffer {
                 homeserver: FfiConverterOptionString.read(from: &buf), 
                 deployment: FfiConverterOptionTypeDeployment.read(from: &buf), 
                 allowInsecureHttp: FfiConverterBool.read(from: &buf), 
-                slidingSync: FfiConverterOptionBool.read(from: &buf)
+                slidingSync: FfiConverterOptionBool.read(from: &buf), 
+                sharedStore: FfiConverterBool.read(from: &buf)
         )
     }
 
@@ -2248,6 +3530,7 @@ public struct FfiConverterTypeClientConfig: FfiConverterRustBuffer {
         FfiConverterOptionTypeDeployment.write(value.deployment, into: &buf)
         FfiConverterBool.write(value.allowInsecureHttp, into: &buf)
         FfiConverterOptionBool.write(value.slidingSync, into: &buf)
+        FfiConverterBool.write(value.sharedStore, into: &buf)
     }
 }
 
@@ -2387,6 +3670,10 @@ public struct Device: Equatable, Hashable {
      */
     public var crossSigned: Bool
     /**
+     * It is known to be its owner's.
+     */
+    public var verified: Bool
+    /**
      * This account gives it no keys.
      */
     public var blocked: Bool
@@ -2407,12 +3694,16 @@ public struct Device: Equatable, Hashable {
          * Its owner has cross-signed it.
          */crossSigned: Bool, 
         /**
+         * It is known to be its owner's.
+         */verified: Bool, 
+        /**
          * This account gives it no keys.
          */blocked: Bool) {
         self.deviceId = deviceId
         self.displayName = displayName
         self.ed25519 = ed25519
         self.crossSigned = crossSigned
+        self.verified = verified
         self.blocked = blocked
     }
 
@@ -2436,6 +3727,7 @@ public struct FfiConverterTypeDevice: FfiConverterRustBuffer {
                 displayName: FfiConverterOptionString.read(from: &buf), 
                 ed25519: FfiConverterString.read(from: &buf), 
                 crossSigned: FfiConverterBool.read(from: &buf), 
+                verified: FfiConverterBool.read(from: &buf), 
                 blocked: FfiConverterBool.read(from: &buf)
         )
     }
@@ -2445,6 +3737,7 @@ public struct FfiConverterTypeDevice: FfiConverterRustBuffer {
         FfiConverterOptionString.write(value.displayName, into: &buf)
         FfiConverterString.write(value.ed25519, into: &buf)
         FfiConverterBool.write(value.crossSigned, into: &buf)
+        FfiConverterBool.write(value.verified, into: &buf)
         FfiConverterBool.write(value.blocked, into: &buf)
     }
 }
@@ -2541,6 +3834,184 @@ public func FfiConverterTypeDownload_lift(_ buf: RustBuffer) throws -> Download 
 #endif
 public func FfiConverterTypeDownload_lower(_ value: Download) -> RustBuffer {
     return FfiConverterTypeDownload.lower(value)
+}
+
+
+/**
+ * How much was forgotten, or would be.
+ */
+public struct Forgotten: Equatable, Hashable {
+    /**
+     * Room keys.
+     */
+    public var roomKeys: UInt64
+    /**
+     * Room keys moved on.
+     */
+    public var ratcheted: UInt64
+    /**
+     * Room keys that stay until the backup has them.
+     */
+    public var keptForBackup: UInt64
+    /**
+     * Events.
+     */
+    public var events: UInt64
+    /**
+     * Olm sessions.
+     */
+    public var olmSessions: UInt64
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Room keys.
+         */roomKeys: UInt64, 
+        /**
+         * Room keys moved on.
+         */ratcheted: UInt64, 
+        /**
+         * Room keys that stay until the backup has them.
+         */keptForBackup: UInt64, 
+        /**
+         * Events.
+         */events: UInt64, 
+        /**
+         * Olm sessions.
+         */olmSessions: UInt64) {
+        self.roomKeys = roomKeys
+        self.ratcheted = ratcheted
+        self.keptForBackup = keptForBackup
+        self.events = events
+        self.olmSessions = olmSessions
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Forgotten: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeForgotten: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Forgotten {
+        return
+            try Forgotten(
+                roomKeys: FfiConverterUInt64.read(from: &buf), 
+                ratcheted: FfiConverterUInt64.read(from: &buf), 
+                keptForBackup: FfiConverterUInt64.read(from: &buf), 
+                events: FfiConverterUInt64.read(from: &buf), 
+                olmSessions: FfiConverterUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Forgotten, into buf: inout [UInt8]) {
+        FfiConverterUInt64.write(value.roomKeys, into: &buf)
+        FfiConverterUInt64.write(value.ratcheted, into: &buf)
+        FfiConverterUInt64.write(value.keptForBackup, into: &buf)
+        FfiConverterUInt64.write(value.events, into: &buf)
+        FfiConverterUInt64.write(value.olmSessions, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeForgotten_lift(_ buf: RustBuffer) throws -> Forgotten {
+    return try FfiConverterTypeForgotten.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeForgotten_lower(_ value: Forgotten) -> RustBuffer {
+    return FfiConverterTypeForgotten.lower(value)
+}
+
+
+/**
+ * What came of room keys that were restored.
+ */
+public struct Imported: Equatable, Hashable {
+    /**
+     * As many are known now and were not, or not so well.
+     */
+    public var fresh: UInt64
+    /**
+     * As many say nothing new.
+     */
+    public var known: UInt64
+    /**
+     * As many are damaged, not for this key, or contradict what is known.
+     */
+    public var refused: UInt64
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * As many are known now and were not, or not so well.
+         */fresh: UInt64, 
+        /**
+         * As many say nothing new.
+         */known: UInt64, 
+        /**
+         * As many are damaged, not for this key, or contradict what is known.
+         */refused: UInt64) {
+        self.fresh = fresh
+        self.known = known
+        self.refused = refused
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Imported: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeImported: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Imported {
+        return
+            try Imported(
+                fresh: FfiConverterUInt64.read(from: &buf), 
+                known: FfiConverterUInt64.read(from: &buf), 
+                refused: FfiConverterUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Imported, into buf: inout [UInt8]) {
+        FfiConverterUInt64.write(value.fresh, into: &buf)
+        FfiConverterUInt64.write(value.known, into: &buf)
+        FfiConverterUInt64.write(value.refused, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeImported_lift(_ buf: RustBuffer) throws -> Imported {
+    return try FfiConverterTypeImported.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeImported_lower(_ value: Imported) -> RustBuffer {
+    return FfiConverterTypeImported.lower(value)
 }
 
 
@@ -2709,6 +4180,154 @@ public func FfiConverterTypeMember_lift(_ buf: RustBuffer) throws -> Member {
 #endif
 public func FfiConverterTypeMember_lower(_ value: Member) -> RustBuffer {
     return FfiConverterTypeMember.lower(value)
+}
+
+
+/**
+ * What is missing of a recovery.
+ */
+public struct Missing: Equatable, Hashable {
+    /**
+     * What this device does not have.
+     */
+    public var here: [RecoverySecret]
+    /**
+     * What the homeserver does not have under the recovery key, or hides.
+     */
+    public var stored: [RecoverySecret]
+    /**
+     * The homeserver has no key backup, or hides it.
+     */
+    public var backup: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * What this device does not have.
+         */here: [RecoverySecret], 
+        /**
+         * What the homeserver does not have under the recovery key, or hides.
+         */stored: [RecoverySecret], 
+        /**
+         * The homeserver has no key backup, or hides it.
+         */backup: Bool) {
+        self.here = here
+        self.stored = stored
+        self.backup = backup
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Missing: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeMissing: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Missing {
+        return
+            try Missing(
+                here: FfiConverterSequenceTypeRecoverySecret.read(from: &buf), 
+                stored: FfiConverterSequenceTypeRecoverySecret.read(from: &buf), 
+                backup: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Missing, into buf: inout [UInt8]) {
+        FfiConverterSequenceTypeRecoverySecret.write(value.here, into: &buf)
+        FfiConverterSequenceTypeRecoverySecret.write(value.stored, into: &buf)
+        FfiConverterBool.write(value.backup, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeMissing_lift(_ buf: RustBuffer) throws -> Missing {
+    return try FfiConverterTypeMissing.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeMissing_lower(_ value: Missing) -> RustBuffer {
+    return FfiConverterTypeMissing.lower(value)
+}
+
+
+/**
+ * A stage that can be answered now.
+ */
+public struct NextStage: Equatable, Hashable {
+    /**
+     * Its name in the Matrix specification.
+     */
+    public var stage: String
+    /**
+     * The page to open in a browser, if it is answered on one.
+     */
+    public var page: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Its name in the Matrix specification.
+         */stage: String, 
+        /**
+         * The page to open in a browser, if it is answered on one.
+         */page: String?) {
+        self.stage = stage
+        self.page = page
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NextStage: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNextStage: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NextStage {
+        return
+            try NextStage(
+                stage: FfiConverterString.read(from: &buf), 
+                page: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NextStage, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.stage, into: &buf)
+        FfiConverterOptionString.write(value.page, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNextStage_lift(_ buf: RustBuffer) throws -> NextStage {
+    return try FfiConverterTypeNextStage.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNextStage_lower(_ value: NextStage) -> RustBuffer {
+    return FfiConverterTypeNextStage.lower(value)
 }
 
 
@@ -2920,6 +4539,253 @@ public func FfiConverterTypePolicy_lift(_ buf: RustBuffer) throws -> Policy {
 #endif
 public func FfiConverterTypePolicy_lower(_ value: Policy) -> RustBuffer {
     return FfiConverterTypePolicy.lower(value)
+}
+
+
+/**
+ * How far lengthy work is.
+ */
+public struct Progress: Equatable, Hashable {
+    /**
+     * As many room keys are done.
+     */
+    public var done: UInt64
+    /**
+     * Of so many, if that is known.
+     */
+    public var total: UInt64?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * As many room keys are done.
+         */done: UInt64, 
+        /**
+         * Of so many, if that is known.
+         */total: UInt64?) {
+        self.done = done
+        self.total = total
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Progress: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeProgress: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Progress {
+        return
+            try Progress(
+                done: FfiConverterUInt64.read(from: &buf), 
+                total: FfiConverterOptionUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Progress, into buf: inout [UInt8]) {
+        FfiConverterUInt64.write(value.done, into: &buf)
+        FfiConverterOptionUInt64.write(value.total, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeProgress_lift(_ buf: RustBuffer) throws -> Progress {
+    return try FfiConverterTypeProgress.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeProgress_lower(_ value: Progress) -> RustBuffer {
+    return FfiConverterTypeProgress.lower(value)
+}
+
+
+/**
+ * What the user has to write down, and what was made.
+ */
+public struct Recovery: Equatable, Hashable {
+    /**
+     * Opens everything on a new device. Secret: show it, and keep it nowhere.
+     */
+    public var recoveryKey: String
+    /**
+     * The version of the key backup, if there is one.
+     */
+    public var backupVersion: String?
+    /**
+     * Names of what other clients keep under the old key still: it could not be opened.
+     */
+    public var leftBehind: [String]
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Opens everything on a new device. Secret: show it, and keep it nowhere.
+         */recoveryKey: String, 
+        /**
+         * The version of the key backup, if there is one.
+         */backupVersion: String?, 
+        /**
+         * Names of what other clients keep under the old key still: it could not be opened.
+         */leftBehind: [String]) {
+        self.recoveryKey = recoveryKey
+        self.backupVersion = backupVersion
+        self.leftBehind = leftBehind
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Recovery: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeRecovery: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Recovery {
+        return
+            try Recovery(
+                recoveryKey: FfiConverterString.read(from: &buf), 
+                backupVersion: FfiConverterOptionString.read(from: &buf), 
+                leftBehind: FfiConverterSequenceString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Recovery, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.recoveryKey, into: &buf)
+        FfiConverterOptionString.write(value.backupVersion, into: &buf)
+        FfiConverterSequenceString.write(value.leftBehind, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecovery_lift(_ buf: RustBuffer) throws -> Recovery {
+    return try FfiConverterTypeRecovery.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecovery_lower(_ value: Recovery) -> RustBuffer {
+    return FfiConverterTypeRecovery.lower(value)
+}
+
+
+/**
+ * What is to be forgotten. What is left out stays, unless the deployment's policy says otherwise.
+ */
+public struct Retention: Equatable, Hashable {
+    /**
+     * In this room alone.
+     */
+    public var roomId: String?
+    /**
+     * Room keys received longer ago than these seconds.
+     */
+    public var roomKeysSeconds: UInt64?
+    /**
+     * Events that are older than these seconds.
+     */
+    public var eventsSeconds: UInt64?
+    /**
+     * Room keys received longer ago than these seconds are moved on behind what they have decrypted.
+     */
+    public var ratchetForwardSeconds: UInt64?
+    /**
+     * Olm sessions out of use for longer than these seconds. Not with a room.
+     */
+    public var olmSessionsSeconds: UInt64?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * In this room alone.
+         */roomId: String? = nil, 
+        /**
+         * Room keys received longer ago than these seconds.
+         */roomKeysSeconds: UInt64? = nil, 
+        /**
+         * Events that are older than these seconds.
+         */eventsSeconds: UInt64? = nil, 
+        /**
+         * Room keys received longer ago than these seconds are moved on behind what they have decrypted.
+         */ratchetForwardSeconds: UInt64? = nil, 
+        /**
+         * Olm sessions out of use for longer than these seconds. Not with a room.
+         */olmSessionsSeconds: UInt64? = nil) {
+        self.roomId = roomId
+        self.roomKeysSeconds = roomKeysSeconds
+        self.eventsSeconds = eventsSeconds
+        self.ratchetForwardSeconds = ratchetForwardSeconds
+        self.olmSessionsSeconds = olmSessionsSeconds
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Retention: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeRetention: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Retention {
+        return
+            try Retention(
+                roomId: FfiConverterOptionString.read(from: &buf), 
+                roomKeysSeconds: FfiConverterOptionUInt64.read(from: &buf), 
+                eventsSeconds: FfiConverterOptionUInt64.read(from: &buf), 
+                ratchetForwardSeconds: FfiConverterOptionUInt64.read(from: &buf), 
+                olmSessionsSeconds: FfiConverterOptionUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Retention, into buf: inout [UInt8]) {
+        FfiConverterOptionString.write(value.roomId, into: &buf)
+        FfiConverterOptionUInt64.write(value.roomKeysSeconds, into: &buf)
+        FfiConverterOptionUInt64.write(value.eventsSeconds, into: &buf)
+        FfiConverterOptionUInt64.write(value.ratchetForwardSeconds, into: &buf)
+        FfiConverterOptionUInt64.write(value.olmSessionsSeconds, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRetention_lift(_ buf: RustBuffer) throws -> Retention {
+    return try FfiConverterTypeRetention.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRetention_lower(_ value: Retention) -> RustBuffer {
+    return FfiConverterTypeRetention.lower(value)
 }
 
 
@@ -3169,6 +5035,10 @@ public struct TimelineEvent: Equatable, Hashable {
      */
     public var shield: Shield
     /**
+     * The user who has shared the room's history with us: the sender is that user's word only, and the app says so.
+     */
+    public var sharedBy: String?
+    /**
      * What it says, or why it cannot be read.
      */
     public var content: Content
@@ -3201,6 +5071,9 @@ public struct TimelineEvent: Equatable, Hashable {
          * How far the sender can be believed.
          */shield: Shield, 
         /**
+         * The user who has shared the room's history with us: the sender is that user's word only, and the app says so.
+         */sharedBy: String?, 
+        /**
          * What it says, or why it cannot be read.
          */content: Content) {
         self.roomId = roomId
@@ -3211,6 +5084,7 @@ public struct TimelineEvent: Equatable, Hashable {
         self.encrypted = encrypted
         self.sessionId = sessionId
         self.shield = shield
+        self.sharedBy = sharedBy
         self.content = content
     }
 
@@ -3238,6 +5112,7 @@ public struct FfiConverterTypeTimelineEvent: FfiConverterRustBuffer {
                 encrypted: FfiConverterBool.read(from: &buf), 
                 sessionId: FfiConverterOptionString.read(from: &buf), 
                 shield: FfiConverterTypeShield.read(from: &buf), 
+                sharedBy: FfiConverterOptionString.read(from: &buf), 
                 content: FfiConverterTypeContent.read(from: &buf)
         )
     }
@@ -3251,6 +5126,7 @@ public struct FfiConverterTypeTimelineEvent: FfiConverterRustBuffer {
         FfiConverterBool.write(value.encrypted, into: &buf)
         FfiConverterOptionString.write(value.sessionId, into: &buf)
         FfiConverterTypeShield.write(value.shield, into: &buf)
+        FfiConverterOptionString.write(value.sharedBy, into: &buf)
         FfiConverterTypeContent.write(value.content, into: &buf)
     }
 }
@@ -3284,6 +5160,10 @@ public struct UserDevices: Equatable, Hashable {
      */
     public var hasIdentity: Bool
     /**
+     * How it stands to what was known of the user before.
+     */
+    public var identity: IdentityState?
+    /**
      * The devices.
      */
     public var devices: [Device]
@@ -3298,10 +5178,14 @@ public struct UserDevices: Equatable, Hashable {
          * The user has a cross-signing identity.
          */hasIdentity: Bool, 
         /**
+         * How it stands to what was known of the user before.
+         */identity: IdentityState?, 
+        /**
          * The devices.
          */devices: [Device]) {
         self.outdated = outdated
         self.hasIdentity = hasIdentity
+        self.identity = identity
         self.devices = devices
     }
 
@@ -3323,6 +5207,7 @@ public struct FfiConverterTypeUserDevices: FfiConverterRustBuffer {
             try UserDevices(
                 outdated: FfiConverterBool.read(from: &buf), 
                 hasIdentity: FfiConverterBool.read(from: &buf), 
+                identity: FfiConverterOptionTypeIdentityState.read(from: &buf), 
                 devices: FfiConverterSequenceTypeDevice.read(from: &buf)
         )
     }
@@ -3330,6 +5215,7 @@ public struct FfiConverterTypeUserDevices: FfiConverterRustBuffer {
     public static func write(_ value: UserDevices, into buf: inout [UInt8]) {
         FfiConverterBool.write(value.outdated, into: &buf)
         FfiConverterBool.write(value.hasIdentity, into: &buf)
+        FfiConverterOptionTypeIdentityState.write(value.identity, into: &buf)
         FfiConverterSequenceTypeDevice.write(value.devices, into: &buf)
     }
 }
@@ -3348,6 +5234,345 @@ public func FfiConverterTypeUserDevices_lift(_ buf: RustBuffer) throws -> UserDe
 public func FfiConverterTypeUserDevices_lower(_ value: UserDevices) -> RustBuffer {
     return FfiConverterTypeUserDevices.lower(value)
 }
+
+
+/**
+ * A verification as it stands.
+ */
+public struct Verification: Equatable, Hashable {
+    /**
+     * Its id.
+     */
+    public var flowId: String
+    /**
+     * The other user; the own one for own devices.
+     */
+    public var userId: String
+    /**
+     * The other device, once there is one.
+     */
+    public var deviceId: String?
+    /**
+     * It goes through a room.
+     */
+    public var inRoom: Bool
+    /**
+     * This side has asked.
+     */
+    public var askedByUs: Bool
+    /**
+     * Both sides can compare short strings.
+     */
+    public var canCompare: Bool
+    /**
+     * This side can show a QR code that the other side can scan.
+     */
+    public var canShowCode: Bool
+    /**
+     * This side can scan a QR code that the other side shows.
+     */
+    public var canScanCode: Bool
+    /**
+     * Where it stands.
+     */
+    public var state: VerificationState
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Its id.
+         */flowId: String, 
+        /**
+         * The other user; the own one for own devices.
+         */userId: String, 
+        /**
+         * The other device, once there is one.
+         */deviceId: String?, 
+        /**
+         * It goes through a room.
+         */inRoom: Bool, 
+        /**
+         * This side has asked.
+         */askedByUs: Bool, 
+        /**
+         * Both sides can compare short strings.
+         */canCompare: Bool, 
+        /**
+         * This side can show a QR code that the other side can scan.
+         */canShowCode: Bool, 
+        /**
+         * This side can scan a QR code that the other side shows.
+         */canScanCode: Bool, 
+        /**
+         * Where it stands.
+         */state: VerificationState) {
+        self.flowId = flowId
+        self.userId = userId
+        self.deviceId = deviceId
+        self.inRoom = inRoom
+        self.askedByUs = askedByUs
+        self.canCompare = canCompare
+        self.canShowCode = canShowCode
+        self.canScanCode = canScanCode
+        self.state = state
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Verification: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeVerification: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Verification {
+        return
+            try Verification(
+                flowId: FfiConverterString.read(from: &buf), 
+                userId: FfiConverterString.read(from: &buf), 
+                deviceId: FfiConverterOptionString.read(from: &buf), 
+                inRoom: FfiConverterBool.read(from: &buf), 
+                askedByUs: FfiConverterBool.read(from: &buf), 
+                canCompare: FfiConverterBool.read(from: &buf), 
+                canShowCode: FfiConverterBool.read(from: &buf), 
+                canScanCode: FfiConverterBool.read(from: &buf), 
+                state: FfiConverterTypeVerificationState.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Verification, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.flowId, into: &buf)
+        FfiConverterString.write(value.userId, into: &buf)
+        FfiConverterOptionString.write(value.deviceId, into: &buf)
+        FfiConverterBool.write(value.inRoom, into: &buf)
+        FfiConverterBool.write(value.askedByUs, into: &buf)
+        FfiConverterBool.write(value.canCompare, into: &buf)
+        FfiConverterBool.write(value.canShowCode, into: &buf)
+        FfiConverterBool.write(value.canScanCode, into: &buf)
+        FfiConverterTypeVerificationState.write(value.state, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerification_lift(_ buf: RustBuffer) throws -> Verification {
+    return try FfiConverterTypeVerification.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerification_lower(_ value: Verification) -> RustBuffer {
+    return FfiConverterTypeVerification.lower(value)
+}
+
+
+/**
+ * An emoji to compare.
+ */
+public struct VerificationEmoji: Equatable, Hashable {
+    /**
+     * Its number in the specification's table, for a picture of the app's own.
+     */
+    public var number: UInt8
+    /**
+     * It.
+     */
+    public var symbol: String
+    /**
+     * What it is called, in English.
+     */
+    public var name: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Its number in the specification's table, for a picture of the app's own.
+         */number: UInt8, 
+        /**
+         * It.
+         */symbol: String, 
+        /**
+         * What it is called, in English.
+         */name: String) {
+        self.number = number
+        self.symbol = symbol
+        self.name = name
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension VerificationEmoji: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeVerificationEmoji: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> VerificationEmoji {
+        return
+            try VerificationEmoji(
+                number: FfiConverterUInt8.read(from: &buf), 
+                symbol: FfiConverterString.read(from: &buf), 
+                name: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: VerificationEmoji, into buf: inout [UInt8]) {
+        FfiConverterUInt8.write(value.number, into: &buf)
+        FfiConverterString.write(value.symbol, into: &buf)
+        FfiConverterString.write(value.name, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerificationEmoji_lift(_ buf: RustBuffer) throws -> VerificationEmoji {
+    return try FfiConverterTypeVerificationEmoji.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerificationEmoji_lower(_ value: VerificationEmoji) -> RustBuffer {
+    return FfiConverterTypeVerificationEmoji.lower(value)
+}
+
+
+/**
+ * What is shown to a homeserver that wants to be sure of the user.
+ */
+
+public enum Authentication: Equatable, Hashable {
+    
+    /**
+     * Nothing: [`HeroldError::Authenticate`] says what it wants to see.
+     */
+    case nothing
+    /**
+     * The account's password.
+     */
+    case password(
+        /**
+         * It.
+         */password: SecretString
+    )
+    /**
+     * The user has been on the page of a stage.
+     */
+    case pageVisited(
+        /**
+         * The stage's name.
+         */stage: String, 
+        /**
+         * The session of the challenge.
+         */session: String?
+    )
+    /**
+     * The password, as one of several stages.
+     */
+    case passwordStage(
+        /**
+         * It.
+         */password: SecretString, 
+        /**
+         * The session of the challenge.
+         */session: String?
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Authentication: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeAuthentication: FfiConverterRustBuffer {
+    typealias SwiftType = Authentication
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Authentication {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .nothing
+        
+        case 2: return .password(password: try FfiConverterTypeSecretString.read(from: &buf)
+        )
+        
+        case 3: return .pageVisited(stage: try FfiConverterString.read(from: &buf), session: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 4: return .passwordStage(password: try FfiConverterTypeSecretString.read(from: &buf), session: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Authentication, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .nothing:
+            writeInt(&buf, Int32(1))
+        
+        
+        case let .password(password):
+            writeInt(&buf, Int32(2))
+            FfiConverterTypeSecretString.write(password, into: &buf)
+            
+        
+        case let .pageVisited(stage,session):
+            writeInt(&buf, Int32(3))
+            FfiConverterString.write(stage, into: &buf)
+            FfiConverterOptionString.write(session, into: &buf)
+            
+        
+        case let .passwordStage(password,session):
+            writeInt(&buf, Int32(4))
+            FfiConverterTypeSecretString.write(password, into: &buf)
+            FfiConverterOptionString.write(session, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAuthentication_lift(_ buf: RustBuffer) throws -> Authentication {
+    return try FfiConverterTypeAuthentication.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAuthentication_lower(_ value: Authentication) -> RustBuffer {
+    return FfiConverterTypeAuthentication.lower(value)
+}
+
 
 
 /**
@@ -3822,6 +6047,48 @@ public enum Event: Equatable, Hashable {
          */eventType: String
     )
     /**
+     * A verification stands elsewhere than before: look at [`crate::Client::verification`].
+     */
+    case verificationMoved(
+        /**
+         * The other user.
+         */userId: String, 
+        /**
+         * Its id.
+         */flowId: String
+    )
+    /**
+     * Devices of a user have come or gone. That a user is known for the first time is not told.
+     */
+    case devicesChanged(
+        /**
+         * The owner.
+         */userId: String, 
+        /**
+         * The devices that are new.
+         */added: [String], 
+        /**
+         * The devices that are gone.
+         */removed: [String]
+    )
+    /**
+     * A user's identity is another one, or stands otherwise to what was known of the user.
+     */
+    case identityMoved(
+        /**
+         * The user; it may be the own one.
+         */userId: String, 
+        /**
+         * How it stood before; nothing if there was none.
+         */before: IdentityState?, 
+        /**
+         * How it stands now.
+         */state: IdentityState, 
+        /**
+         * It is another identity than before.
+         */newKeys: Bool
+    )
+    /**
      * The homeserver no longer knows this login: log in again.
      */
     case loggedOut
@@ -3876,12 +6143,21 @@ public struct FfiConverterTypeEvent: FfiConverterRustBuffer {
         case 6: return .fromDevice(sender: try FfiConverterString.read(from: &buf), senderDevice: try FfiConverterOptionString.read(from: &buf), eventType: try FfiConverterString.read(from: &buf)
         )
         
-        case 7: return .loggedOut
-        
-        case 8: return .attention(notice: try FfiConverterTypeNotice.read(from: &buf)
+        case 7: return .verificationMoved(userId: try FfiConverterString.read(from: &buf), flowId: try FfiConverterString.read(from: &buf)
         )
         
-        case 9: return .unknown
+        case 8: return .devicesChanged(userId: try FfiConverterString.read(from: &buf), added: try FfiConverterSequenceString.read(from: &buf), removed: try FfiConverterSequenceString.read(from: &buf)
+        )
+        
+        case 9: return .identityMoved(userId: try FfiConverterString.read(from: &buf), before: try FfiConverterOptionTypeIdentityState.read(from: &buf), state: try FfiConverterTypeIdentityState.read(from: &buf), newKeys: try FfiConverterBool.read(from: &buf)
+        )
+        
+        case 10: return .loggedOut
+        
+        case 11: return .attention(notice: try FfiConverterTypeNotice.read(from: &buf)
+        )
+        
+        case 12: return .unknown
         
         default: throw UniffiInternalError.unexpectedEnumCase
         }
@@ -3929,17 +6205,38 @@ public struct FfiConverterTypeEvent: FfiConverterRustBuffer {
             FfiConverterString.write(eventType, into: &buf)
             
         
-        case .loggedOut:
+        case let .verificationMoved(userId,flowId):
             writeInt(&buf, Int32(7))
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterString.write(flowId, into: &buf)
+            
+        
+        case let .devicesChanged(userId,added,removed):
+            writeInt(&buf, Int32(8))
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterSequenceString.write(added, into: &buf)
+            FfiConverterSequenceString.write(removed, into: &buf)
+            
+        
+        case let .identityMoved(userId,before,state,newKeys):
+            writeInt(&buf, Int32(9))
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterOptionTypeIdentityState.write(before, into: &buf)
+            FfiConverterTypeIdentityState.write(state, into: &buf)
+            FfiConverterBool.write(newKeys, into: &buf)
+            
+        
+        case .loggedOut:
+            writeInt(&buf, Int32(10))
         
         
         case let .attention(notice):
-            writeInt(&buf, Int32(8))
+            writeInt(&buf, Int32(11))
             FfiConverterTypeNotice.write(notice, into: &buf)
             
         
         case .unknown:
-            writeInt(&buf, Int32(9))
+            writeInt(&buf, Int32(12))
         
         }
     }
@@ -4151,6 +6448,81 @@ enum HeroldError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
          */detail: String
     )
     /**
+     * The homeserver wants to be sure of the user: have the user answer, then call again with the answer.
+     */
+    case Authenticate(
+        /**
+         * The stable name; the Matrix error code if the last answer was refused.
+         */code: String, 
+        /**
+         * For developers.
+         */detail: String, 
+        /**
+         * What it wants to see.
+         */challenge: AuthenticationChallenge
+    )
+    /**
+     * What the user has typed is not the right recovery key or passphrase, or mistyped: ask again.
+     */
+    case AskAgain(
+        /**
+         * The stable name.
+         */code: String, 
+        /**
+         * For developers.
+         */detail: String
+    )
+    /**
+     * This device does not have the keys of the user's identity or backup: recover, verify it, or reset.
+     */
+    case RecoverFirst(
+        /**
+         * The stable name.
+         */code: String, 
+        /**
+         * For developers.
+         */detail: String
+    )
+    /**
+     * Recovered in part: what was there has been taken. Tell the user what is missing.
+     */
+    case RecoveredInPart(
+        /**
+         * The stable name.
+         */code: String, 
+        /**
+         * For developers.
+         */detail: String, 
+        /**
+         * What is missing.
+         */missing: Missing
+    )
+    /**
+     * Something else was begun with the recovery: go on with that first.
+     */
+    case FinishRecovery(
+        /**
+         * The stable name.
+         */code: String, 
+        /**
+         * For developers.
+         */detail: String, 
+        /**
+         * What was begun.
+         */change: RecoveryChange
+    )
+    /**
+     * What the homeserver keeps for the user is damaged, or somebody has changed it: nothing of it was taken. Warn the user.
+     */
+    case WarnOfTampering(
+        /**
+         * The stable name.
+         */code: String, 
+        /**
+         * For developers.
+         */detail: String
+    )
+    /**
      * A fault of Herold's own: report it. The client can still be used.
      */
     case Bug(
@@ -4254,7 +6626,34 @@ public struct FfiConverterTypeHeroldError: FfiConverterRustBuffer {
             code: try FfiConverterString.read(from: &buf), 
             detail: try FfiConverterString.read(from: &buf)
             )
-        case 17: return .Bug(
+        case 17: return .Authenticate(
+            code: try FfiConverterString.read(from: &buf), 
+            detail: try FfiConverterString.read(from: &buf), 
+            challenge: try FfiConverterTypeAuthenticationChallenge.read(from: &buf)
+            )
+        case 18: return .AskAgain(
+            code: try FfiConverterString.read(from: &buf), 
+            detail: try FfiConverterString.read(from: &buf)
+            )
+        case 19: return .RecoverFirst(
+            code: try FfiConverterString.read(from: &buf), 
+            detail: try FfiConverterString.read(from: &buf)
+            )
+        case 20: return .RecoveredInPart(
+            code: try FfiConverterString.read(from: &buf), 
+            detail: try FfiConverterString.read(from: &buf), 
+            missing: try FfiConverterTypeMissing.read(from: &buf)
+            )
+        case 21: return .FinishRecovery(
+            code: try FfiConverterString.read(from: &buf), 
+            detail: try FfiConverterString.read(from: &buf), 
+            change: try FfiConverterTypeRecoveryChange.read(from: &buf)
+            )
+        case 22: return .WarnOfTampering(
+            code: try FfiConverterString.read(from: &buf), 
+            detail: try FfiConverterString.read(from: &buf)
+            )
+        case 23: return .Bug(
             code: try FfiConverterString.read(from: &buf), 
             detail: try FfiConverterString.read(from: &buf)
             )
@@ -4366,8 +6765,47 @@ public struct FfiConverterTypeHeroldError: FfiConverterRustBuffer {
             FfiConverterString.write(detail, into: &buf)
             
         
-        case let .Bug(code,detail):
+        case let .Authenticate(code,detail,challenge):
             writeInt(&buf, Int32(17))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterString.write(detail, into: &buf)
+            FfiConverterTypeAuthenticationChallenge.write(challenge, into: &buf)
+            
+        
+        case let .AskAgain(code,detail):
+            writeInt(&buf, Int32(18))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterString.write(detail, into: &buf)
+            
+        
+        case let .RecoverFirst(code,detail):
+            writeInt(&buf, Int32(19))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterString.write(detail, into: &buf)
+            
+        
+        case let .RecoveredInPart(code,detail,missing):
+            writeInt(&buf, Int32(20))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterString.write(detail, into: &buf)
+            FfiConverterTypeMissing.write(missing, into: &buf)
+            
+        
+        case let .FinishRecovery(code,detail,change):
+            writeInt(&buf, Int32(21))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterString.write(detail, into: &buf)
+            FfiConverterTypeRecoveryChange.write(change, into: &buf)
+            
+        
+        case let .WarnOfTampering(code,detail):
+            writeInt(&buf, Int32(22))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterString.write(detail, into: &buf)
+            
+        
+        case let .Bug(code,detail):
+            writeInt(&buf, Int32(23))
             FfiConverterString.write(code, into: &buf)
             FfiConverterString.write(detail, into: &buf)
             
@@ -4482,6 +6920,102 @@ public func FfiConverterTypeHistoryVisibility_lift(_ buf: RustBuffer) throws -> 
 #endif
 public func FfiConverterTypeHistoryVisibility_lower(_ value: HistoryVisibility) -> RustBuffer {
     return FfiConverterTypeHistoryVisibility.lower(value)
+}
+
+
+
+/**
+ * How an identity stands to what was known of the user before.
+ */
+
+public enum IdentityState: Equatable, Hashable {
+    
+    /**
+     * It is the one that was seen first, or accepted.
+     */
+    case pinned
+    /**
+     * It is another one: ask the user before anything more is sent, then [`crate::Client::accept_identity`].
+     */
+    case changed
+    /**
+     * It was verified.
+     */
+    case verified
+    /**
+     * A verified one was replaced by one that is not: ask the user to verify again, or
+     * [`crate::Client::withdraw_verification`].
+     */
+    case verificationBroken
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension IdentityState: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeIdentityState: FfiConverterRustBuffer {
+    typealias SwiftType = IdentityState
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> IdentityState {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .pinned
+        
+        case 2: return .changed
+        
+        case 3: return .verified
+        
+        case 4: return .verificationBroken
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: IdentityState, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .pinned:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .changed:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .verified:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .verificationBroken:
+            writeInt(&buf, Int32(4))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeIdentityState_lift(_ buf: RustBuffer) throws -> IdentityState {
+    return try FfiConverterTypeIdentityState.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeIdentityState_lower(_ value: IdentityState) -> RustBuffer {
+    return FfiConverterTypeIdentityState.lower(value)
 }
 
 
@@ -4915,6 +7449,79 @@ public enum Notice: Equatable, Hashable {
          */strictAtMs: UInt64
     )
     /**
+     * The server refused a signature of ours.
+     */
+    case signatureRefused(
+        /**
+         * Whose key was signed.
+         */userId: String, 
+        /**
+         * The key's name: a device id, or a master key.
+         */name: String, 
+        /**
+         * The Matrix error code.
+         */errcode: String
+    )
+    /**
+     * Room keys are uploaded to this backup from now on.
+     */
+    case backupEnabled(
+        /**
+         * Its version.
+         */version: String
+    )
+    /**
+     * The homeserver's backup is not one to trust: nothing is uploaded to it.
+     */
+    case backupRefused
+    /**
+     * The backup in use is gone, or another has taken its place.
+     */
+    case backupStopped(
+        /**
+         * The Matrix error code.
+         */errcode: String
+    )
+    /**
+     * Whoever has invited us to a room has shared its history.
+     */
+    case historyReceived(
+        /**
+         * The room.
+         */roomId: String, 
+        /**
+         * Who has shared it: only this user vouches for who wrote it.
+         */userId: String, 
+        /**
+         * Room keys that are new.
+         */fresh: UInt64
+    )
+    /**
+     * History that was shared with us could not be taken.
+     */
+    case historyRefused(
+        /**
+         * The room.
+         */roomId: String, 
+        /**
+         * Who has shared it.
+         */userId: String
+    )
+    /**
+     * A user whom we invited was told of the room keys of a room's past.
+     */
+    case historyShared(
+        /**
+         * The room.
+         */roomId: String, 
+        /**
+         * The user.
+         */userId: String, 
+        /**
+         * As many devices were told.
+         */devices: UInt64
+    )
+    /**
      * Something that has no name here yet.
      */
     case unknown
@@ -4978,7 +7585,27 @@ public struct FfiConverterTypeNotice: FfiConverterRustBuffer {
         case 14: return .untrustedDevice(userId: try FfiConverterString.read(from: &buf), deviceId: try FfiConverterString.read(from: &buf), strictAtMs: try FfiConverterUInt64.read(from: &buf)
         )
         
-        case 15: return .unknown
+        case 15: return .signatureRefused(userId: try FfiConverterString.read(from: &buf), name: try FfiConverterString.read(from: &buf), errcode: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 16: return .backupEnabled(version: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 17: return .backupRefused
+        
+        case 18: return .backupStopped(errcode: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 19: return .historyReceived(roomId: try FfiConverterString.read(from: &buf), userId: try FfiConverterString.read(from: &buf), fresh: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 20: return .historyRefused(roomId: try FfiConverterString.read(from: &buf), userId: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 21: return .historyShared(roomId: try FfiConverterString.read(from: &buf), userId: try FfiConverterString.read(from: &buf), devices: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 22: return .unknown
         
         default: throw UniffiInternalError.unexpectedEnumCase
         }
@@ -5064,8 +7691,49 @@ public struct FfiConverterTypeNotice: FfiConverterRustBuffer {
             FfiConverterUInt64.write(strictAtMs, into: &buf)
             
         
-        case .unknown:
+        case let .signatureRefused(userId,name,errcode):
             writeInt(&buf, Int32(15))
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterString.write(name, into: &buf)
+            FfiConverterString.write(errcode, into: &buf)
+            
+        
+        case let .backupEnabled(version):
+            writeInt(&buf, Int32(16))
+            FfiConverterString.write(version, into: &buf)
+            
+        
+        case .backupRefused:
+            writeInt(&buf, Int32(17))
+        
+        
+        case let .backupStopped(errcode):
+            writeInt(&buf, Int32(18))
+            FfiConverterString.write(errcode, into: &buf)
+            
+        
+        case let .historyReceived(roomId,userId,fresh):
+            writeInt(&buf, Int32(19))
+            FfiConverterString.write(roomId, into: &buf)
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterUInt64.write(fresh, into: &buf)
+            
+        
+        case let .historyRefused(roomId,userId):
+            writeInt(&buf, Int32(20))
+            FfiConverterString.write(roomId, into: &buf)
+            FfiConverterString.write(userId, into: &buf)
+            
+        
+        case let .historyShared(roomId,userId,devices):
+            writeInt(&buf, Int32(21))
+            FfiConverterString.write(roomId, into: &buf)
+            FfiConverterString.write(userId, into: &buf)
+            FfiConverterUInt64.write(devices, into: &buf)
+            
+        
+        case .unknown:
+            writeInt(&buf, Int32(22))
         
         }
     }
@@ -5185,6 +7853,353 @@ public func FfiConverterTypeRecipients_lower(_ value: Recipients) -> RustBuffer 
 
 
 /**
+ * What is done with the recovery.
+ */
+
+public enum RecoveryChange: Equatable, Hashable {
+    
+    /**
+     * What is missing is made: [`Client::enable_recovery`].
+     */
+    case enable
+    /**
+     * All of it is replaced: [`Client::reset_recovery`].
+     */
+    case reset
+    /**
+     * It gets another key: [`Client::change_recovery_key`].
+     */
+    case changeKey
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension RecoveryChange: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeRecoveryChange: FfiConverterRustBuffer {
+    typealias SwiftType = RecoveryChange
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> RecoveryChange {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .enable
+        
+        case 2: return .reset
+        
+        case 3: return .changeKey
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: RecoveryChange, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .enable:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .reset:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .changeKey:
+            writeInt(&buf, Int32(3))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecoveryChange_lift(_ buf: RustBuffer) throws -> RecoveryChange {
+    return try FfiConverterTypeRecoveryChange.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecoveryChange_lower(_ value: RecoveryChange) -> RustBuffer {
+    return FfiConverterTypeRecoveryChange.lower(value)
+}
+
+
+
+/**
+ * A secret that recovery is about.
+ */
+
+public enum RecoverySecret: Equatable, Hashable {
+    
+    /**
+     * The private master key of the user's identity.
+     */
+    case masterKey
+    /**
+     * The private key that signs the user's devices.
+     */
+    case selfSigningKey
+    /**
+     * The private key that signs other users.
+     */
+    case userSigningKey
+    /**
+     * The private key of the key backup.
+     */
+    case backupKey
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension RecoverySecret: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeRecoverySecret: FfiConverterRustBuffer {
+    typealias SwiftType = RecoverySecret
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> RecoverySecret {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .masterKey
+        
+        case 2: return .selfSigningKey
+        
+        case 3: return .userSigningKey
+        
+        case 4: return .backupKey
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: RecoverySecret, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .masterKey:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .selfSigningKey:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .userSigningKey:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .backupKey:
+            writeInt(&buf, Int32(4))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecoverySecret_lift(_ buf: RustBuffer) throws -> RecoverySecret {
+    return try FfiConverterTypeRecoverySecret.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecoverySecret_lower(_ value: RecoverySecret) -> RustBuffer {
+    return FfiConverterTypeRecoverySecret.lower(value)
+}
+
+
+
+/**
+ * How recovery stands: what an app draws its screen from.
+ */
+
+public enum RecoveryState: Equatable, Hashable {
+    
+    /**
+     * The homeserver has not said yet: show nothing.
+     */
+    case unknown
+    /**
+     * Nothing is set up: offer [`Client::enable_recovery`].
+     */
+    case disabled
+    /**
+     * It is being set up, replaced, or given another key.
+     */
+    case enabling(
+        /**
+         * Which of it.
+         */change: RecoveryChange
+    )
+    /**
+     * It was begun, and did not come to its end: offer to go on with the same call.
+     */
+    case interrupted(
+        /**
+         * What was begun.
+         */change: RecoveryChange
+    )
+    /**
+     * All is made: show the recovery key (the same call gives the same one), then
+     * [`Client::confirm_recovery_key`].
+     */
+    case unconfirmed(
+        /**
+         * What was done.
+         */change: RecoveryChange
+    )
+    /**
+     * This device has all it needs, and so will the next one.
+     */
+    case enabled
+    /**
+     * Something is missing. What this device lacks comes with [`Client::recover`] or a verification; what the next one would
+     * lack, with [`Client::enable_recovery`].
+     */
+    case incomplete(
+        /**
+         * What.
+         */missing: Missing
+    )
+    /**
+     * This device is being given what it lacks.
+     */
+    case recovering(
+        /**
+         * How far the room keys are, once it is about those.
+         */progress: Progress?
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension RecoveryState: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeRecoveryState: FfiConverterRustBuffer {
+    typealias SwiftType = RecoveryState
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> RecoveryState {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .unknown
+        
+        case 2: return .disabled
+        
+        case 3: return .enabling(change: try FfiConverterTypeRecoveryChange.read(from: &buf)
+        )
+        
+        case 4: return .interrupted(change: try FfiConverterTypeRecoveryChange.read(from: &buf)
+        )
+        
+        case 5: return .unconfirmed(change: try FfiConverterTypeRecoveryChange.read(from: &buf)
+        )
+        
+        case 6: return .enabled
+        
+        case 7: return .incomplete(missing: try FfiConverterTypeMissing.read(from: &buf)
+        )
+        
+        case 8: return .recovering(progress: try FfiConverterOptionTypeProgress.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: RecoveryState, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .unknown:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .disabled:
+            writeInt(&buf, Int32(2))
+        
+        
+        case let .enabling(change):
+            writeInt(&buf, Int32(3))
+            FfiConverterTypeRecoveryChange.write(change, into: &buf)
+            
+        
+        case let .interrupted(change):
+            writeInt(&buf, Int32(4))
+            FfiConverterTypeRecoveryChange.write(change, into: &buf)
+            
+        
+        case let .unconfirmed(change):
+            writeInt(&buf, Int32(5))
+            FfiConverterTypeRecoveryChange.write(change, into: &buf)
+            
+        
+        case .enabled:
+            writeInt(&buf, Int32(6))
+        
+        
+        case let .incomplete(missing):
+            writeInt(&buf, Int32(7))
+            FfiConverterTypeMissing.write(missing, into: &buf)
+            
+        
+        case let .recovering(progress):
+            writeInt(&buf, Int32(8))
+            FfiConverterOptionTypeProgress.write(progress, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecoveryState_lift(_ buf: RustBuffer) throws -> RecoveryState {
+    return try FfiConverterTypeRecoveryState.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRecoveryState_lower(_ value: RecoveryState) -> RustBuffer {
+    return FfiConverterTypeRecoveryState.lower(value)
+}
+
+
+
+/**
  * The rules a room starts with.
  */
 
@@ -5265,6 +8280,107 @@ public func FfiConverterTypeRoomPreset_lift(_ buf: RustBuffer) throws -> RoomPre
 #endif
 public func FfiConverterTypeRoomPreset_lower(_ value: RoomPreset) -> RustBuffer {
     return FfiConverterTypeRoomPreset.lower(value)
+}
+
+
+
+/**
+ * What of a room's history was shared with whom was invited.
+ */
+
+public enum SharedHistory: Equatable, Hashable {
+    
+    /**
+     * So many room keys.
+     */
+    case keys(
+        /**
+         * As many.
+         */count: UInt64
+    )
+    /**
+     * None: the history is not open to those who come later, or the room is not encrypted.
+     */
+    case closed
+    /**
+     * None: there is no key that may be shared.
+     */
+    case nothing
+    /**
+     * None: this device is not signed by its user. Recover or verify it first.
+     */
+    case notSigned
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension SharedHistory: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeSharedHistory: FfiConverterRustBuffer {
+    typealias SwiftType = SharedHistory
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SharedHistory {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .keys(count: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 2: return .closed
+        
+        case 3: return .nothing
+        
+        case 4: return .notSigned
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: SharedHistory, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .keys(count):
+            writeInt(&buf, Int32(1))
+            FfiConverterUInt64.write(count, into: &buf)
+            
+        
+        case .closed:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .nothing:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .notSigned:
+            writeInt(&buf, Int32(4))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeSharedHistory_lift(_ buf: RustBuffer) throws -> SharedHistory {
+    return try FfiConverterTypeSharedHistory.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeSharedHistory_lower(_ value: SharedHistory) -> RustBuffer {
+    return FfiConverterTypeSharedHistory.lower(value)
 }
 
 
@@ -5567,6 +8683,302 @@ public func FfiConverterTypeTextKind_lower(_ value: TextKind) -> RustBuffer {
 
 
 /**
+ * What the user has decided.
+ */
+
+public enum VerificationAction: Equatable, Hashable {
+    
+    /**
+     * Takes part, and can show QR codes and scan them.
+     */
+    case accept
+    /**
+     * Takes part, and can do neither.
+     */
+    case acceptWithoutCodes
+    /**
+     * Begins to compare short strings.
+     */
+    case startComparing
+    /**
+     * They match, or the other device shows success.
+     */
+    case confirm
+    /**
+     * They differ, or it does not.
+     */
+    case mismatch
+    /**
+     * Does not want to.
+     */
+    case cancel
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension VerificationAction: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeVerificationAction: FfiConverterRustBuffer {
+    typealias SwiftType = VerificationAction
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> VerificationAction {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .accept
+        
+        case 2: return .acceptWithoutCodes
+        
+        case 3: return .startComparing
+        
+        case 4: return .confirm
+        
+        case 5: return .mismatch
+        
+        case 6: return .cancel
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: VerificationAction, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .accept:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .acceptWithoutCodes:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .startComparing:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .confirm:
+            writeInt(&buf, Int32(4))
+        
+        
+        case .mismatch:
+            writeInt(&buf, Int32(5))
+        
+        
+        case .cancel:
+            writeInt(&buf, Int32(6))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerificationAction_lift(_ buf: RustBuffer) throws -> VerificationAction {
+    return try FfiConverterTypeVerificationAction.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerificationAction_lower(_ value: VerificationAction) -> RustBuffer {
+    return FfiConverterTypeVerificationAction.lower(value)
+}
+
+
+
+/**
+ * Where a verification stands.
+ */
+
+public enum VerificationState: Equatable, Hashable {
+    
+    /**
+     * A request was sent, or came in: then ask the user, and accept or cancel.
+     */
+    case requested(
+        /**
+         * This side asked.
+         */byUs: Bool
+    )
+    /**
+     * Both sides take part: start to compare, show a code or scan one.
+     */
+    case ready
+    /**
+     * Short strings are being worked out. If `needs_accept`, ask the user first.
+     */
+    case started(
+        /**
+         * This side has started.
+         */byUs: Bool, 
+        /**
+         * Nothing happens before it is accepted.
+         */needsAccept: Bool
+    )
+    /**
+     * Show these: the user compares them with what the other side shows, and confirms or not.
+     */
+    case compare(
+        /**
+         * Seven emoji, if both sides can show them.
+         */emoji: [VerificationEmoji]?, 
+        /**
+         * Three numbers, if both sides can show them.
+         */decimals: [UInt16]?
+    )
+    /**
+     * The other side has scanned our code: ask the user whether it shows success.
+     */
+    case scanned
+    /**
+     * This side has confirmed, the other one has still to.
+     */
+    case confirmed
+    /**
+     * Over, with success.
+     */
+    case done
+    /**
+     * Over, without.
+     */
+    case cancelled(
+        /**
+         * Why, a code of the Matrix specification.
+         */code: String, 
+        /**
+         * This side cancelled.
+         */byUs: Bool
+    )
+    /**
+     * Something that has no name here yet.
+     */
+    case unknown
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension VerificationState: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeVerificationState: FfiConverterRustBuffer {
+    typealias SwiftType = VerificationState
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> VerificationState {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .requested(byUs: try FfiConverterBool.read(from: &buf)
+        )
+        
+        case 2: return .ready
+        
+        case 3: return .started(byUs: try FfiConverterBool.read(from: &buf), needsAccept: try FfiConverterBool.read(from: &buf)
+        )
+        
+        case 4: return .compare(emoji: try FfiConverterOptionSequenceTypeVerificationEmoji.read(from: &buf), decimals: try FfiConverterOptionSequenceUInt16.read(from: &buf)
+        )
+        
+        case 5: return .scanned
+        
+        case 6: return .confirmed
+        
+        case 7: return .done
+        
+        case 8: return .cancelled(code: try FfiConverterString.read(from: &buf), byUs: try FfiConverterBool.read(from: &buf)
+        )
+        
+        case 9: return .unknown
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: VerificationState, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .requested(byUs):
+            writeInt(&buf, Int32(1))
+            FfiConverterBool.write(byUs, into: &buf)
+            
+        
+        case .ready:
+            writeInt(&buf, Int32(2))
+        
+        
+        case let .started(byUs,needsAccept):
+            writeInt(&buf, Int32(3))
+            FfiConverterBool.write(byUs, into: &buf)
+            FfiConverterBool.write(needsAccept, into: &buf)
+            
+        
+        case let .compare(emoji,decimals):
+            writeInt(&buf, Int32(4))
+            FfiConverterOptionSequenceTypeVerificationEmoji.write(emoji, into: &buf)
+            FfiConverterOptionSequenceUInt16.write(decimals, into: &buf)
+            
+        
+        case .scanned:
+            writeInt(&buf, Int32(5))
+        
+        
+        case .confirmed:
+            writeInt(&buf, Int32(6))
+        
+        
+        case .done:
+            writeInt(&buf, Int32(7))
+        
+        
+        case let .cancelled(code,byUs):
+            writeInt(&buf, Int32(8))
+            FfiConverterString.write(code, into: &buf)
+            FfiConverterBool.write(byUs, into: &buf)
+            
+        
+        case .unknown:
+            writeInt(&buf, Int32(9))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerificationState_lift(_ buf: RustBuffer) throws -> VerificationState {
+    return try FfiConverterTypeVerificationState.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeVerificationState_lower(_ value: VerificationState) -> RustBuffer {
+    return FfiConverterTypeVerificationState.lower(value)
+}
+
+
+
+/**
  * Why an event cannot be read.
  */
 
@@ -5815,6 +9227,30 @@ fileprivate struct FfiConverterOptionString: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionData: FfiConverterRustBuffer {
+    typealias SwiftType = Data?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterData.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterData.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeLogSink: FfiConverterRustBuffer {
     typealias SwiftType = LogSink?
 
@@ -5831,6 +9267,30 @@ fileprivate struct FfiConverterOptionTypeLogSink: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeLogSink.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeProgressSink: FfiConverterRustBuffer {
+    typealias SwiftType = ProgressSink?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeProgressSink.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeProgressSink.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -5911,6 +9371,30 @@ fileprivate struct FfiConverterOptionTypePolicy: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeProgress: FfiConverterRustBuffer {
+    typealias SwiftType = Progress?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeProgress.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeProgress.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeHistoryVisibility: FfiConverterRustBuffer {
     typealias SwiftType = HistoryVisibility?
 
@@ -5927,6 +9411,30 @@ fileprivate struct FfiConverterOptionTypeHistoryVisibility: FfiConverterRustBuff
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeHistoryVisibility.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeIdentityState: FfiConverterRustBuffer {
+    typealias SwiftType = IdentityState?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeIdentityState.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeIdentityState.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -5983,6 +9491,30 @@ fileprivate struct FfiConverterOptionTypeRecipients: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeRecoveryState: FfiConverterRustBuffer {
+    typealias SwiftType = RecoveryState?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeRecoveryState.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeRecoveryState.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeRoomPreset: FfiConverterRustBuffer {
     typealias SwiftType = RoomPreset?
 
@@ -6001,6 +9533,127 @@ fileprivate struct FfiConverterOptionTypeRoomPreset: FfiConverterRustBuffer {
         case 1: return try FfiConverterTypeRoomPreset.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionSequenceUInt16: FfiConverterRustBuffer {
+    typealias SwiftType = [UInt16]?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterSequenceUInt16.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterSequenceUInt16.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionSequenceString: FfiConverterRustBuffer {
+    typealias SwiftType = [String]?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterSequenceString.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterSequenceString.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionSequenceTypeVerificationEmoji: FfiConverterRustBuffer {
+    typealias SwiftType = [VerificationEmoji]?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterSequenceTypeVerificationEmoji.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterSequenceTypeVerificationEmoji.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeSecretString: FfiConverterRustBuffer {
+    typealias SwiftType = SecretString?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeSecretString.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeSecretString.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceUInt16: FfiConverterRustBuffer {
+    typealias SwiftType = [UInt16]
+
+    public static func write(_ value: [UInt16], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterUInt16.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [UInt16] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [UInt16]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterUInt16.read(from: &buf))
+        }
+        return seq
     }
 }
 
@@ -6082,6 +9735,31 @@ fileprivate struct FfiConverterSequenceTypeMember: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeNextStage: FfiConverterRustBuffer {
+    typealias SwiftType = [NextStage]
+
+    public static func write(_ value: [NextStage], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNextStage.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NextStage] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NextStage]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNextStage.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceTypeNumberedEvent: FfiConverterRustBuffer {
     typealias SwiftType = [NumberedEvent]
 
@@ -6149,6 +9827,81 @@ fileprivate struct FfiConverterSequenceTypeTimelineEvent: FfiConverterRustBuffer
         seq.reserveCapacity(Int(len))
         for _ in 0 ..< len {
             seq.append(try FfiConverterTypeTimelineEvent.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeVerification: FfiConverterRustBuffer {
+    typealias SwiftType = [Verification]
+
+    public static func write(_ value: [Verification], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeVerification.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [Verification] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [Verification]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeVerification.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeVerificationEmoji: FfiConverterRustBuffer {
+    typealias SwiftType = [VerificationEmoji]
+
+    public static func write(_ value: [VerificationEmoji], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeVerificationEmoji.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [VerificationEmoji] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [VerificationEmoji]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeVerificationEmoji.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeRecoverySecret: FfiConverterRustBuffer {
+    typealias SwiftType = [RecoverySecret]
+
+    public static func write(_ value: [RecoverySecret], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeRecoverySecret.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [RecoverySecret] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [RecoverySecret]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeRecoverySecret.read(from: &buf))
         }
         return seq
     }
@@ -6264,6 +10017,27 @@ public func endEverything()  {try! rustCall() {
 }
 }
 /**
+ * Encrypts a store anew: from now on `new_key` opens it, and the old key opens nothing that is written. No client may have it
+ * open. Whenever it is cut short, the store is whole under one of the two keys.
+ *
+ * # Errors
+ * [`HeroldError::AskForStoreKey`]: the old key is wrong. [`HeroldError::StoreLocked`].
+ */
+public func rekeyStore(storePath: String, oldKey: StoreKey, newKey: StoreKey)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_func_rekey_store(FfiConverterString.lower(storePath),FfiConverterTypeStoreKey_lower(oldKey),FfiConverterTypeStoreKey_lower(newKey)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+/**
  * Sends the log of all clients to a sink, in place of the last one; to nowhere without one.
  *
  * # Errors
@@ -6276,6 +10050,19 @@ public func setLogSink(level: LogLevel, sink: LogSink? = nil)throws   {try rustC
         FfiConverterOptionTypeLogSink.lower(sink),uniffiCallStatus
     )
 }
+}
+/**
+ * What an emoji is called in a language, such as `de` or `pt-BR`; in English if there is no name in it. Nothing if the number
+ * is none of an emoji.
+ */
+public func emojiName(number: UInt8, language: String) -> String?  {
+    return try!  FfiConverterOptionString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_herold_ffi_fn_func_emoji_name(
+        FfiConverterUInt8.lower(number),
+        FfiConverterString.lower(language),uniffiCallStatus
+    )
+})
 }
 
 private enum InitializationResult {
@@ -6299,7 +10086,13 @@ private let initializationResult: InitializationResult = {
     if (uniffi_herold_ffi_checksum_func_end_everything() != 65504) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_herold_ffi_checksum_func_rekey_store() != 24233) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_herold_ffi_checksum_func_set_log_sink() != 43946) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_func_emoji_name() != 30780) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_herold_ffi_checksum_method_wakeup_wake() != 10616) {
@@ -6389,6 +10182,93 @@ private let initializationResult: InitializationResult = {
     if (uniffi_herold_ffi_checksum_method_client_wait_ready() != 27817) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_herold_ffi_checksum_method_client_backup_status() != 17427) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_export_keys() != 58048) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_forget() != 18942) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_import_keys() != 33758) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_invite_with_history() != 37758) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_restore_backup() != 19525) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_suspend() != 56567) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_unsuspend() != 63687) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_wait_for_backup() != 24834) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_would_forget() != 22723) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_change_recovery_key() != 40303) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_confirm_recovery_key() != 6534) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_delete_device() != 32507) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_enable_recovery() != 741) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_next_recovery_state() != 35546) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_recover() != 44741) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_recovery_state() != 40209) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_reset_recovery() != 4403) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_accept_identity() != 51960) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_act_on_verification() != 62302) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_request_room_verification() != 57990) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_request_verification() != 32529) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_scan_verification_code() != 7580) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_set_blocked() != 5369) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_show_verification_code() != 21888) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_verification() != 41137) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_verifications() != 18869) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_withdraw_verification() != 37103) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_progresssink_progress() != 44120) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_herold_ffi_checksum_method_logsink_log() != 57984) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -6406,6 +10286,7 @@ private let initializationResult: InitializationResult = {
     }
 
     uniffiCallbackInitLogSink()
+    uniffiCallbackInitProgressSink()
     uniffiCallbackInitWakeUp()
     return InitializationResult.ok
 }()

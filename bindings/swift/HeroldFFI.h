@@ -250,6 +250,13 @@ typedef void (*UniffiCallbackInterfaceWakeUpMethod0)(uint64_t, void* _Nonnull,
     );
 
 #endif
+#ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_PROGRESS_SINK_METHOD0
+#define UNIFFI_FFIDEF_CALLBACK_INTERFACE_PROGRESS_SINK_METHOD0
+typedef void (*UniffiCallbackInterfaceProgressSinkMethod0)(uint64_t, RustBuffer, void* _Nonnull, 
+        RustCallStatus *_Nonnull uniffiCallStatus
+    );
+
+#endif
 #ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_LOG_SINK_METHOD0
 #define UNIFFI_FFIDEF_CALLBACK_INTERFACE_LOG_SINK_METHOD0
 typedef void (*UniffiCallbackInterfaceLogSinkMethod0)(uint64_t, RustBuffer, void* _Nonnull, 
@@ -264,6 +271,15 @@ typedef struct UniffiVTableCallbackInterfaceWakeUp {
     UniffiCallbackInterfaceClone _Nonnull uniffiClone;
     UniffiCallbackInterfaceWakeUpMethod0 _Nonnull wake;
 } UniffiVTableCallbackInterfaceWakeUp;
+
+#endif
+#ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_PROGRESS_SINK
+#define UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_PROGRESS_SINK
+typedef struct UniffiVTableCallbackInterfaceProgressSink {
+    UniffiCallbackInterfaceFree _Nonnull uniffiFree;
+    UniffiCallbackInterfaceClone _Nonnull uniffiClone;
+    UniffiCallbackInterfaceProgressSinkMethod0 _Nonnull progress;
+} UniffiVTableCallbackInterfaceProgressSink;
 
 #endif
 #ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_LOG_SINK
@@ -455,6 +471,146 @@ uint64_t uniffi_herold_ffi_fn_method_client_wait_for_member(uint64_t ptr, RustBu
 uint64_t uniffi_herold_ffi_fn_method_client_wait_ready(uint64_t ptr, uint64_t timeout_ms
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_BACKUP_STATUS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_BACKUP_STATUS
+uint64_t uniffi_herold_ffi_fn_method_client_backup_status(uint64_t ptr
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_EXPORT_KEYS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_EXPORT_KEYS
+uint64_t uniffi_herold_ffi_fn_method_client_export_keys(uint64_t ptr, RustBuffer path, RustBuffer passphrase, RustBuffer progress
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_FORGET
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_FORGET
+uint64_t uniffi_herold_ffi_fn_method_client_forget(uint64_t ptr, RustBuffer retention
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_IMPORT_KEYS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_IMPORT_KEYS
+uint64_t uniffi_herold_ffi_fn_method_client_import_keys(uint64_t ptr, RustBuffer path, RustBuffer passphrase, RustBuffer progress
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_INVITE_WITH_HISTORY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_INVITE_WITH_HISTORY
+uint64_t uniffi_herold_ffi_fn_method_client_invite_with_history(uint64_t ptr, RustBuffer room_id, RustBuffer user_id
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RESTORE_BACKUP
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RESTORE_BACKUP
+uint64_t uniffi_herold_ffi_fn_method_client_restore_backup(uint64_t ptr, RustBuffer progress
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SUSPEND
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SUSPEND
+uint64_t uniffi_herold_ffi_fn_method_client_suspend(uint64_t ptr
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_UNSUSPEND
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_UNSUSPEND
+uint64_t uniffi_herold_ffi_fn_method_client_unsuspend(uint64_t ptr
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_WAIT_FOR_BACKUP
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_WAIT_FOR_BACKUP
+uint64_t uniffi_herold_ffi_fn_method_client_wait_for_backup(uint64_t ptr, uint64_t timeout_ms
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_WOULD_FORGET
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_WOULD_FORGET
+uint64_t uniffi_herold_ffi_fn_method_client_would_forget(uint64_t ptr, RustBuffer retention
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_CHANGE_RECOVERY_KEY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_CHANGE_RECOVERY_KEY
+uint64_t uniffi_herold_ffi_fn_method_client_change_recovery_key(uint64_t ptr, RustBuffer current, RustBuffer passphrase
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_CONFIRM_RECOVERY_KEY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_CONFIRM_RECOVERY_KEY
+uint64_t uniffi_herold_ffi_fn_method_client_confirm_recovery_key(uint64_t ptr
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_DELETE_DEVICE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_DELETE_DEVICE
+uint64_t uniffi_herold_ffi_fn_method_client_delete_device(uint64_t ptr, RustBuffer device_id, RustBuffer authentication
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_ENABLE_RECOVERY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_ENABLE_RECOVERY
+uint64_t uniffi_herold_ffi_fn_method_client_enable_recovery(uint64_t ptr, RustBuffer authentication, RustBuffer passphrase
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_NEXT_RECOVERY_STATE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_NEXT_RECOVERY_STATE
+uint64_t uniffi_herold_ffi_fn_method_client_next_recovery_state(uint64_t ptr, RustBuffer known, uint64_t timeout_ms
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RECOVER
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RECOVER
+uint64_t uniffi_herold_ffi_fn_method_client_recover(uint64_t ptr, RustBuffer key_or_passphrase, RustBuffer progress
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RECOVERY_STATE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RECOVERY_STATE
+uint64_t uniffi_herold_ffi_fn_method_client_recovery_state(uint64_t ptr
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RESET_RECOVERY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_RESET_RECOVERY
+uint64_t uniffi_herold_ffi_fn_method_client_reset_recovery(uint64_t ptr, RustBuffer authentication, RustBuffer passphrase
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_ACCEPT_IDENTITY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_ACCEPT_IDENTITY
+uint64_t uniffi_herold_ffi_fn_method_client_accept_identity(uint64_t ptr, RustBuffer user_id
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_ACT_ON_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_ACT_ON_VERIFICATION
+uint64_t uniffi_herold_ffi_fn_method_client_act_on_verification(uint64_t ptr, RustBuffer user_id, RustBuffer flow_id, RustBuffer action
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_REQUEST_ROOM_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_REQUEST_ROOM_VERIFICATION
+uint64_t uniffi_herold_ffi_fn_method_client_request_room_verification(uint64_t ptr, RustBuffer room_id, RustBuffer user_id
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_REQUEST_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_REQUEST_VERIFICATION
+uint64_t uniffi_herold_ffi_fn_method_client_request_verification(uint64_t ptr, RustBuffer user_id, RustBuffer device_ids
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SCAN_VERIFICATION_CODE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SCAN_VERIFICATION_CODE
+uint64_t uniffi_herold_ffi_fn_method_client_scan_verification_code(uint64_t ptr, RustBuffer user_id, RustBuffer flow_id, RustBuffer code
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SET_BLOCKED
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SET_BLOCKED
+uint64_t uniffi_herold_ffi_fn_method_client_set_blocked(uint64_t ptr, RustBuffer user_id, RustBuffer device_id, int8_t blocked
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SHOW_VERIFICATION_CODE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_SHOW_VERIFICATION_CODE
+uint64_t uniffi_herold_ffi_fn_method_client_show_verification_code(uint64_t ptr, RustBuffer user_id, RustBuffer flow_id
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_VERIFICATION
+uint64_t uniffi_herold_ffi_fn_method_client_verification(uint64_t ptr, RustBuffer user_id, RustBuffer flow_id
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_VERIFICATIONS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_VERIFICATIONS
+uint64_t uniffi_herold_ffi_fn_method_client_verifications(uint64_t ptr
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_WITHDRAW_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_CLIENT_WITHDRAW_VERIFICATION
+uint64_t uniffi_herold_ffi_fn_method_client_withdraw_verification(uint64_t ptr, RustBuffer user_id
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CLONE_STOREKEY
 #define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CLONE_STOREKEY
 uint64_t uniffi_herold_ffi_fn_clone_storekey(uint64_t handle, RustCallStatus *_Nonnull out_status
@@ -473,6 +629,26 @@ uint64_t uniffi_herold_ffi_fn_constructor_storekey_passphrase(RustBuffer passphr
 #ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CONSTRUCTOR_STOREKEY_RAW
 #define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CONSTRUCTOR_STOREKEY_RAW
 uint64_t uniffi_herold_ffi_fn_constructor_storekey_raw(RustBuffer key, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CLONE_PROGRESSSINK
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CLONE_PROGRESSSINK
+uint64_t uniffi_herold_ffi_fn_clone_progresssink(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FREE_PROGRESSSINK
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FREE_PROGRESSSINK
+void uniffi_herold_ffi_fn_free_progresssink(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_INIT_CALLBACK_VTABLE_PROGRESSSINK
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_INIT_CALLBACK_VTABLE_PROGRESSSINK
+void uniffi_herold_ffi_fn_init_callback_vtable_progresssink(const UniffiVTableCallbackInterfaceProgressSink* _Nonnull vtable
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_PROGRESSSINK_PROGRESS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_METHOD_PROGRESSSINK_PROGRESS
+void uniffi_herold_ffi_fn_method_progresssink_progress(uint64_t ptr, RustBuffer progress, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_CLONE_LOGSINK
@@ -507,9 +683,19 @@ void uniffi_herold_ffi_fn_func_end_everything(RustCallStatus *_Nonnull out_statu
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FUNC_REKEY_STORE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FUNC_REKEY_STORE
+uint64_t uniffi_herold_ffi_fn_func_rekey_store(RustBuffer store_path, uint64_t old_key, uint64_t new_key
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FUNC_SET_LOG_SINK
 #define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FUNC_SET_LOG_SINK
 void uniffi_herold_ffi_fn_func_set_log_sink(RustBuffer level, RustBuffer sink, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FUNC_EMOJI_NAME
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_FN_FUNC_EMOJI_NAME
+RustBuffer uniffi_herold_ffi_fn_func_emoji_name(uint8_t number, RustBuffer language, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_FFI_HEROLD_FFI_RUSTBUFFER_ALLOC
@@ -784,9 +970,21 @@ uint16_t uniffi_herold_ffi_checksum_func_end_everything(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_FUNC_REKEY_STORE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_FUNC_REKEY_STORE
+uint16_t uniffi_herold_ffi_checksum_func_rekey_store(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_FUNC_SET_LOG_SINK
 #define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_FUNC_SET_LOG_SINK
 uint16_t uniffi_herold_ffi_checksum_func_set_log_sink(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_FUNC_EMOJI_NAME
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_FUNC_EMOJI_NAME
+uint16_t uniffi_herold_ffi_checksum_func_emoji_name(void
     
 );
 #endif
@@ -961,6 +1159,180 @@ uint16_t uniffi_herold_ffi_checksum_method_client_wait_for_member(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WAIT_READY
 #define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WAIT_READY
 uint16_t uniffi_herold_ffi_checksum_method_client_wait_ready(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_BACKUP_STATUS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_BACKUP_STATUS
+uint16_t uniffi_herold_ffi_checksum_method_client_backup_status(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_EXPORT_KEYS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_EXPORT_KEYS
+uint16_t uniffi_herold_ffi_checksum_method_client_export_keys(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_FORGET
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_FORGET
+uint16_t uniffi_herold_ffi_checksum_method_client_forget(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_IMPORT_KEYS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_IMPORT_KEYS
+uint16_t uniffi_herold_ffi_checksum_method_client_import_keys(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_INVITE_WITH_HISTORY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_INVITE_WITH_HISTORY
+uint16_t uniffi_herold_ffi_checksum_method_client_invite_with_history(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RESTORE_BACKUP
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RESTORE_BACKUP
+uint16_t uniffi_herold_ffi_checksum_method_client_restore_backup(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SUSPEND
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SUSPEND
+uint16_t uniffi_herold_ffi_checksum_method_client_suspend(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_UNSUSPEND
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_UNSUSPEND
+uint16_t uniffi_herold_ffi_checksum_method_client_unsuspend(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WAIT_FOR_BACKUP
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WAIT_FOR_BACKUP
+uint16_t uniffi_herold_ffi_checksum_method_client_wait_for_backup(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WOULD_FORGET
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WOULD_FORGET
+uint16_t uniffi_herold_ffi_checksum_method_client_would_forget(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_CHANGE_RECOVERY_KEY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_CHANGE_RECOVERY_KEY
+uint16_t uniffi_herold_ffi_checksum_method_client_change_recovery_key(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_CONFIRM_RECOVERY_KEY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_CONFIRM_RECOVERY_KEY
+uint16_t uniffi_herold_ffi_checksum_method_client_confirm_recovery_key(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_DELETE_DEVICE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_DELETE_DEVICE
+uint16_t uniffi_herold_ffi_checksum_method_client_delete_device(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_ENABLE_RECOVERY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_ENABLE_RECOVERY
+uint16_t uniffi_herold_ffi_checksum_method_client_enable_recovery(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_NEXT_RECOVERY_STATE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_NEXT_RECOVERY_STATE
+uint16_t uniffi_herold_ffi_checksum_method_client_next_recovery_state(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RECOVER
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RECOVER
+uint16_t uniffi_herold_ffi_checksum_method_client_recover(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RECOVERY_STATE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RECOVERY_STATE
+uint16_t uniffi_herold_ffi_checksum_method_client_recovery_state(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RESET_RECOVERY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_RESET_RECOVERY
+uint16_t uniffi_herold_ffi_checksum_method_client_reset_recovery(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_ACCEPT_IDENTITY
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_ACCEPT_IDENTITY
+uint16_t uniffi_herold_ffi_checksum_method_client_accept_identity(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_ACT_ON_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_ACT_ON_VERIFICATION
+uint16_t uniffi_herold_ffi_checksum_method_client_act_on_verification(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_REQUEST_ROOM_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_REQUEST_ROOM_VERIFICATION
+uint16_t uniffi_herold_ffi_checksum_method_client_request_room_verification(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_REQUEST_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_REQUEST_VERIFICATION
+uint16_t uniffi_herold_ffi_checksum_method_client_request_verification(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SCAN_VERIFICATION_CODE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SCAN_VERIFICATION_CODE
+uint16_t uniffi_herold_ffi_checksum_method_client_scan_verification_code(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SET_BLOCKED
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SET_BLOCKED
+uint16_t uniffi_herold_ffi_checksum_method_client_set_blocked(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SHOW_VERIFICATION_CODE
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_SHOW_VERIFICATION_CODE
+uint16_t uniffi_herold_ffi_checksum_method_client_show_verification_code(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_VERIFICATION
+uint16_t uniffi_herold_ffi_checksum_method_client_verification(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_VERIFICATIONS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_VERIFICATIONS
+uint16_t uniffi_herold_ffi_checksum_method_client_verifications(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WITHDRAW_VERIFICATION
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_CLIENT_WITHDRAW_VERIFICATION
+uint16_t uniffi_herold_ffi_checksum_method_client_withdraw_verification(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_PROGRESSSINK_PROGRESS
+#define UNIFFI_FFIDEF_UNIFFI_HEROLD_FFI_CHECKSUM_METHOD_PROGRESSSINK_PROGRESS
+uint16_t uniffi_herold_ffi_checksum_method_progresssink_progress(void
     
 );
 #endif
