@@ -45,12 +45,7 @@ pub fn sas_room(world: &World<'_>) -> Result<()> {
     let room = make_room(&mut a, &mut [&mut b], json!({"direct": true}))?;
     say(&mut a, &room, "shall we compare?", &mut [&mut b])?;
     compare(&mut a, &mut b, json!({"room": room}))?;
-    let (of_a, of_b) = (a.user().to_owned(), b.user().to_owned());
-    for (one, other) in [(&mut a, of_b), (&mut b, of_a)] {
-        eventually(format!("{} to have {other} verified", one.label()), || {
-            Ok(one.call("devices", json!({"user": other}))?["identity"]["verified"] == true)
-        })?;
-    }
+    have_each_other_verified(&mut a, &mut b)?;
     say(&mut b, &room, "done", &mut [&mut a]).map(drop)
 }
 
@@ -93,6 +88,39 @@ pub fn sas_self(world: &World<'_>) -> Result<()> {
     })?;
     reads(&mut a2, &room, &old, a.user(), "old")?;
     say(&mut b, &room, "new", &mut [&mut a, &mut a2]).map(drop)
+}
+
+/// Two users with identities: what A shows, B scans.
+pub fn qr(world: &World<'_>) -> Result<()> {
+    let (mut a, mut b) = world.two()?;
+    bootstrap(world, &mut a)?;
+    bootstrap(world, &mut b)?;
+    let room = make_room(&mut a, &mut [&mut b], json!({"direct": true}))?;
+    say(&mut a, &room, "shall we scan?", &mut [&mut b])?;
+    scan(&mut a, &mut b, json!({"room": room}), Shows::Asker)?;
+    have_each_other_verified(&mut a, &mut b)?;
+    say(&mut b, &room, "done", &mut [&mut a]).map(drop)
+}
+
+/// New devices of a user's are verified by the old one: one scans its code, the other's code is scanned.
+pub fn qr_self(world: &World<'_>) -> Result<()> {
+    let (mut a, mut b) = world.two()?;
+    let room = make_room(&mut a, &mut [&mut b], json!({}))?;
+    bootstrap(world, &mut a)?;
+    a.wait("wait_backup", WAIT, json!({}))?;
+    let mut scans = world.login(world.b, "Scans", a.user())?;
+    a.wait_device(&scans.device, true)?;
+    scan(&mut scans, &mut a, json!({}), Shows::Asked)?;
+    is_signed(&mut a, &scans.device)?;
+    is_signed(&mut b, &scans.device)?;
+    scans.close()?;
+    let mut shows = world.login(world.b, "Shows", a.user())?;
+    a.wait_device(&shows.device, true)?;
+    scan(&mut shows, &mut a, json!({}), Shows::Asker)?;
+    is_signed(&mut a, &shows.device)?;
+    is_signed(&mut b, &shows.device)?;
+    shows.wait("restore_backup", RESTORE, json!({}))?;
+    say(&mut b, &room, "new", &mut [&mut a, &mut shows]).map(drop)
 }
 
 /// A's room keys go to a device of B's make in a file, and from there back.
@@ -247,12 +275,62 @@ fn is_signed(peer: &mut Peer, device: &Device) -> Result<()> {
     })
 }
 
-/// A asks B to verify each other, and both compare and confirm.
-fn compare(a: &mut Peer, b: &mut Peer, how: Value) -> Result<()> {
+/// Each user's identity counts as verified for the other.
+fn have_each_other_verified(a: &mut Peer, b: &mut Peer) -> Result<()> {
+    let (of_a, of_b) = (a.user().to_owned(), b.user().to_owned());
+    for (one, other) in [(a, of_b), (b, of_a)] {
+        eventually(format!("{} to have {other} verified", one.label()), || {
+            Ok(one.call("devices", json!({"user": other}))?["identity"]["verified"] == true)
+        })?;
+    }
+    Ok(())
+}
+
+/// A asks B to verify each other, and B takes part: what each calls it.
+fn begin(a: &mut Peer, b: &mut Peer, how: Value) -> Result<(String, String)> {
     let mut request = how;
     request["user"] = json!(b.user());
     let of_a = text(&a.call("sas_request", request)?, "flow");
     let of_b = text(&b.wait("sas_accept", WAIT, json!({"user": a.user()}))?, "flow");
+    Ok((of_a, of_b))
+}
+
+/// Whose QR code is scanned.
+enum Shows {
+    Asker,
+    Asked,
+}
+
+/// A asks B to verify each other; one shows a QR code, the other scans it, the first confirms that it was scanned.
+fn scan(a: &mut Peer, b: &mut Peer, how: Value, shows: Shows) -> Result<()> {
+    let (of_a, of_b) = begin(a, b, how)?;
+    let ((shower, shown), (scanner, scanned)) = match shows {
+        Shows::Asker => ((a, of_a), (b, of_b)),
+        Shows::Asked => ((b, of_b), (a, of_a)),
+    };
+    comes_to(shower, &shown, "ready")?;
+    comes_to(scanner, &scanned, "ready")?;
+    let code = shower.call("qr_show", json!({"flow": shown}))?;
+    scanner.call("qr_scan", json!({"flow": scanned, "data": code["data"]}))?;
+    comes_to(shower, &shown, "scanned")?;
+    shower.wait("sas_confirm", WAIT, json!({"flow": shown}))?;
+    comes_to(scanner, &scanned, "done")
+}
+
+/// Waits until a verification stands there.
+fn comes_to(peer: &mut Peer, flow: &str, state: &str) -> Result<()> {
+    eventually(format!("{} to say {state}", peer.label()), || {
+        let stands = text(&peer.call("flow", json!({"flow": flow}))?, "state");
+        ensure(stands == state || stands != "cancelled", || {
+            format!("{}: cancelled", peer.label())
+        })?;
+        Ok(stands == state)
+    })
+}
+
+/// A asks B to verify each other, and both compare and confirm.
+fn compare(a: &mut Peer, b: &mut Peer, how: Value) -> Result<()> {
+    let (of_a, of_b) = begin(a, b, how)?;
     let shown = both("sas_emojis", (&mut *a, &of_a), (&mut *b, &of_b))?;
     let symbols = |shown: &Value| -> Vec<String> {
         let list = shown["emojis"].as_array().into_iter().flatten();

@@ -51,6 +51,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "sas_room", shows: "two users verify each other in a room by emoji", needs_of_a: &["sas_room"], needs_of_b: &["sas_room"], play: identity::sas_room },
     Scenario { name: "sas_device", shows: "two devices of users without identities verify each other", needs_of_a: &["sas_device"], needs_of_b: &["sas_device"], play: identity::sas_device },
     Scenario { name: "sas_self", shows: "a new device of A's is verified, gets the secrets and restores the backup", needs_of_a: &["gossip"], needs_of_b: &["sas_self"], play: identity::sas_self },
+    Scenario { name: "qr", shows: "two users verify each other by a QR code", needs_of_a: &["qr"], needs_of_b: &["qr"], play: identity::qr },
+    Scenario { name: "qr_self", shows: "new devices of A's are verified by QR codes, shown and scanned", needs_of_a: &["gossip", "qr"], needs_of_b: &["qr"], play: identity::qr_self },
     Scenario { name: "key_file", shows: "room keys in a file from A's make to B's and back", needs_of_a: &["key_files"], needs_of_b: &["key_files"], play: identity::key_file },
     Scenario { name: "backup", shows: "50 room keys through the backup from A's make to B's, and 50 back", needs_of_a: &["backup"], needs_of_b: &["backup"], play: identity::backup },
     Scenario { name: "dehydrated", shows: "what B says while A has no device is read by A's next one, of B's make", needs_of_a: &["dehydration"], needs_of_b: &["dehydration"], play: identity::dehydrated },

@@ -3,53 +3,42 @@
 //!
 //! Its private keys lie on the homeserver, under a key that is one of the user's secrets. This device makes it, signs it
 //! with the self-signing key, and replaces it once a week, so that its one-time keys do not run out and what is sent to it
-//! does not pile up. How one is opened is in [`crate::rehydration`]. All of it is a state in the store, and requests
+//! does not pile up. How one is opened is in [`rehydration`]. All of it is a state in the store, and requests
 //! that follow from it: a kill anywhere is an ordinary restart.
+
+pub(crate) mod key;
+pub(crate) mod rehydration;
+pub(crate) mod upload;
 
 use std::time::Duration;
 
-use herold_crypto::{Account, DehydrationKey, SecretString};
 use herold_store::{
     Snapshot, SnapshotExt as _, StoreError,
     records::{
         AccountRecord, DehydratedUploadRecord, DehydrationRecord, DehydrationStage, DeviceKey,
-        DeviceRecord, NameKey, Only, OutdatedUserRecord, RehydrationOutcome, RehydrationRecord,
-        RehydrationRefusal, SecretRecord, TrackedUserRecord, UserKey,
+        DeviceRecord, Only, OutdatedUserRecord, RehydrationOutcome, RehydrationRecord,
+        RehydrationRefusal, TrackedUserRecord, UserKey,
     },
 };
 use herold_trust::{Policy, Timestamp};
 use ruma::OwnedDeviceId;
-use serde_json::json;
 
 use crate::{
-    Answer, HttpRequest, MachineError, Method, Notice, Outgoing, RequestId,
-    account::{self, SignedKeys},
-    devices,
-    hot::Hot,
-    key_requests,
-    outgoing::is_allowed,
-    own_identity, rehydration,
-    request::RequestKind,
-    txn::Txn,
+    Answer, HttpRequest, MachineError, Method, Notice, Outgoing, RequestId, devices, hot::Hot,
+    key_requests, outgoing::is_allowed, own_identity, request::RequestKind, txn::Txn,
 };
 
-/// The name of the key in secret storage.
-pub(crate) const SECRET: &str = "org.matrix.msc3814";
 /// The way in which the device's keys are encrypted, as it is called now and as it will be.
-pub(crate) const ALGORITHMS: [&str; 2] = ["org.matrix.msc3814.v2", "m.dehydration.v2"];
+const ALGORITHMS: [&str; 2] = ["org.matrix.msc3814.v2", "m.dehydration.v2"];
 /// The requests, and their back-off record.
-pub(crate) const NAME: &str = "dehydrated_device";
+const NAME: &str = "dehydrated_device";
 const API: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1";
-/// The device's name in lists. It is the one that other clients give it.
-const DISPLAY_NAME: &str = "Dehydrated device";
 /// It is replaced after this long.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// It is looked after this often.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
+const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
 /// After so many looks without it somebody has removed it on purpose. Between two uploads it may be away for a moment.
 const MAX_MISSES: u32 = 2;
-/// An upload that is refused is tried so often.
-const MAX_REFUSALS: u32 = 5;
 /// What the app is told if the device of another own device is under another key: in place of an error code.
 const WRONG_KEY: &str = "WRONG_DEHYDRATION_KEY";
 
@@ -96,30 +85,9 @@ impl DehydrationRequest {
     }
 }
 
-fn crypto(error: impl std::fmt::Display) -> MachineError {
-    MachineError::Crypto(error.to_string())
-}
-
-fn secret() -> NameKey {
-    NameKey { name: SECRET.to_owned() }
-}
-
-fn parse_key(record: Option<SecretRecord>) -> Result<Option<DehydrationKey>, StoreError> {
-    let parse = |record: SecretRecord| {
-        DehydrationKey::from_secret(&record.secret)
-            .map_err(|_| StoreError::Corrupt("the dehydration key".to_owned()))
-    };
-    record.map(parse).transpose()
-}
-
-/// The key, if it is here.
-pub(crate) fn key(txn: &Txn<'_, '_>) -> Result<Option<DehydrationKey>, StoreError> {
-    parse_key(txn.load(&secret())?)
-}
-
 /// The state.
 pub(crate) fn status(snapshot: &dyn Snapshot) -> Result<DehydrationStatus, MachineError> {
-    let has_key = parse_key(snapshot.load(&secret())?)?.is_some();
+    let has_key = key::is_here(snapshot)?;
     let Some(record) = snapshot.load::<DehydrationRecord>(&Only)? else {
         return Ok(DehydrationStatus { has_key, ..DehydrationStatus::default() });
     };
@@ -133,64 +101,6 @@ pub(crate) fn status(snapshot: &dyn Snapshot) -> Result<DehydrationStatus, Machi
         room_keys: record.room_keys,
         outcome: record.outcome,
     })
-}
-
-/// The key; a new one if there is none.
-pub(crate) fn make_key(txn: &mut Txn<'_, '_>) -> Result<SecretString, MachineError> {
-    if let Some(key) = key(txn)? {
-        return Ok(key.to_secret());
-    }
-    let made = DehydrationKey::generate(txn.cx.entropy).to_secret();
-    txn.put(&secret(), &SecretRecord { secret: made.clone(), since: txn.cx.now });
-    // What is made under it must not be lost with it.
-    txn.require_full();
-    Ok(made)
-}
-
-/// Replaces the key, if there is one: what is made from now on is for those alone who are given the new one. A device
-/// that this one keeps, whoever has made it, is replaced at once.
-pub(crate) fn renew_key(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
-    if key(txn)?.is_none() {
-        return Ok(());
-    }
-    let made = DehydrationKey::generate(txn.cx.entropy).to_secret();
-    put_key(txn, made)?;
-    if let Some(mut record) = txn.load::<DehydrationRecord>(&Only)?
-        && record.enabled
-        && matches!(record.stage, DehydrationStage::Idle | DehydrationStage::Check)
-        && make(txn, &mut record)?
-    {
-        txn.put(&Only, &record);
-    }
-    Ok(())
-}
-
-fn put_key(txn: &mut Txn<'_, '_>, text: SecretString) -> Result<(), MachineError> {
-    txn.put(&secret(), &SecretRecord { secret: text, since: txn.cx.now });
-    txn.require_full();
-    if let Some(mut record) = txn.load::<DehydrationRecord>(&Only)?
-        && record.stage != DehydrationStage::Read
-    {
-        // What was made under another key is replaced.
-        if record.stage == DehydrationStage::Upload {
-            remake(txn, &mut record)?;
-        }
-        let at = Timestamp::default();
-        txn.put(&Only, &DehydrationRecord { since: at, look_at: at, ..record });
-    }
-    Ok(())
-}
-
-/// Takes the key out of secret storage or from another device. Answers whether it is one. There is no public half that it
-/// could be compared with: a wrong one opens nothing.
-pub(crate) fn import_key(txn: &mut Txn<'_, '_>, text: &SecretString) -> Result<bool, MachineError> {
-    let Ok(new) = DehydrationKey::from_secret(text) else { return Ok(false) };
-    let text = new.to_secret();
-    if key(txn)?.is_some_and(|known| known.to_secret() == text) {
-        return Ok(true);
-    }
-    put_key(txn, text)?;
-    Ok(true)
 }
 
 /// The app wants a dehydrated device. What was sent to the one that is there is read first, unless this device keeps one
@@ -231,7 +141,7 @@ fn may_begin(txn: &Txn<'_, '_>, policy: &Policy) -> Result<(), MachineError> {
     if !policy.dehydration {
         return Err(MachineError::PolicyDenied);
     }
-    if key(txn)?.is_none() {
+    if key::load(txn)?.is_none() {
         return Err(MachineError::NoDehydrationKey);
     }
     // Whether a device is ours is what the verified identity says.
@@ -249,8 +159,13 @@ fn look(txn: &mut Txn<'_, '_>, mut record: DehydrationRecord) -> Result<(), Mach
     outdate_own_list(txn)
 }
 
+/// Whether the own devices are being asked for: what is ours is not known before.
+fn own_list_is_outdated(txn: &Txn<'_, '_>) -> Result<bool, StoreError> {
+    txn.contains::<OutdatedUserRecord>(&UserKey { user_id: txn.own().user_id.clone() })
+}
+
 /// The own devices are asked for anew before they are relied on.
-pub(crate) fn outdate_own_list(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
+fn outdate_own_list(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let user = UserKey { user_id: txn.own().user_id.clone() };
     let tracked: TrackedUserRecord = txn.load(&user)?.unwrap_or_default();
     devices::mark_outdated(txn, &user, tracked)
@@ -303,7 +218,7 @@ pub(crate) fn advance(
         && upload.asked
         && hot.uploading.as_ref() != Some(&upload.device_id)
     {
-        remake(txn, &mut record)?;
+        upload::remake(txn, &mut record)?;
         txn.put(&Only, &record);
         return Ok(());
     }
@@ -313,10 +228,10 @@ pub(crate) fn advance(
     if !idle || !record.enabled || now < record.look_at && record.look_at <= latest {
         return Ok(());
     }
-    let own = txn.own();
-    if txn.contains::<OutdatedUserRecord>(&UserKey { user_id: own.user_id.clone() })? {
+    if own_list_is_outdated(txn)? {
         return Ok(()); // looked at once it is known
     }
+    let own = txn.own();
     record.look_at = latest;
     let mut listed = false;
     let mut ours = false;
@@ -334,7 +249,7 @@ pub(crate) fn advance(
         _ if ours => {
             record.misses = 0;
             if !is_fresh {
-                make(txn, &mut record)?;
+                upload::make(txn, &mut record)?;
             }
         }
         Some(_) => {
@@ -343,7 +258,7 @@ pub(crate) fn advance(
         }
         None if listed || record.device_id.is_none() => {
             // It is signed by an identity that is ours no more, or was never made.
-            make(txn, &mut record)?;
+            upload::make(txn, &mut record)?;
         }
         None => {
             record.misses = record.misses.saturating_add(1);
@@ -358,79 +273,11 @@ pub(crate) fn advance(
 }
 
 /// Whether a device is what the verified identity of this user has signed.
-pub(crate) fn is_ours(
-    txn: &Txn<'_, '_>,
-    device: &herold_trust::Device,
-) -> Result<bool, MachineError> {
+fn is_ours(txn: &Txn<'_, '_>, device: &herold_trust::Device) -> Result<bool, MachineError> {
     let identity = own_identity::own_identity(txn)?;
     let master = own_identity::verified_master(txn)?;
     Ok(herold_trust::is_verified(device, identity.as_ref(), master.as_ref())
         && !key_requests::is_blocked(txn, device)?)
-}
-
-/// Makes a new device that is to be uploaded. Answers `false`, and changes nothing, if a key for it is missing. Its private
-/// keys are in the request, encrypted, and are forgotten here.
-pub(crate) fn make(
-    txn: &mut Txn<'_, '_>,
-    record: &mut DehydrationRecord,
-) -> Result<bool, MachineError> {
-    let (Some(key), Some(signing)) = (key(txn)?, own_identity::self_signing_key(txn)?) else {
-        return Ok(false);
-    };
-    let mut made = Account::new();
-    made.generate_one_time_keys(made.max_one_time_keys());
-    made.generate_fallback_key();
-    let own = txn.own();
-    let keys = made.identity_keys();
-    let device_id = OwnedDeviceId::from(keys.curve25519.to_base64());
-    let mut object = account::device_keys(&own.user_id, &device_id, keys);
-    object["dehydrated"] = json!(true);
-    made.sign_json(own.user_id.as_str(), device_id.as_str(), &mut object).map_err(crypto)?;
-    signing.sign_json(own.user_id.as_str(), &mut object).map_err(crypto)?;
-    let SignedKeys { one_time, fallback } = account::signed_keys(&own.user_id, &device_id, &made)?;
-    let closed = made.dehydrate(&key).map_err(crypto)?;
-    let body = json!({
-        "device_id": device_id,
-        "device_data": {
-            "algorithm": ALGORITHMS[0],
-            "device_pickle": closed.ciphertext,
-            "nonce": closed.nonce,
-        },
-        "initial_device_display_name": DISPLAY_NAME,
-        "device_keys": object,
-        "one_time_keys": one_time,
-        "fallback_keys": fallback,
-    });
-    txn.put(&Only, &DehydratedUploadRecord { device_id, body: body.to_string(), asked: false });
-    record.stage = DehydrationStage::Upload;
-    Ok(true)
-}
-
-/// Makes another device in place of one that may have been uploaded: keys of it may have been claimed, and are not to be
-/// offered again. Without the keys for it there is none to be uploaded any more.
-fn remake(txn: &mut Txn<'_, '_>, record: &mut DehydrationRecord) -> Result<(), MachineError> {
-    if !make(txn, record)? {
-        end_work(txn, record.stage)?;
-        record.stage = DehydrationStage::Idle;
-    }
-    Ok(())
-}
-
-/// The upload is being made.
-pub(crate) fn note_asked(
-    txn: &mut Txn<'_, '_>,
-    hot: &mut Hot,
-    sent: &DehydrationRequest,
-) -> Result<(), MachineError> {
-    let DehydrationRequest::Upload { device_id } = sent else { return Ok(()) };
-    hot.uploading = Some(device_id.clone());
-    match txn.load::<DehydratedUploadRecord>(&Only)? {
-        Some(upload) if upload.device_id == *device_id => {
-            txn.require_full();
-            Ok(txn.put_changed(&Only, &DehydratedUploadRecord { asked: true, ..upload })?)
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The request that is due.
@@ -497,7 +344,7 @@ pub(crate) fn handle_answer(
             rehydration::handle_page(txn, hot, policy, record, sent, answer)
         }
         (DehydrationRequest::Upload { device_id }, DehydrationStage::Upload) => {
-            handle_uploaded(txn, record, device_id, answer)
+            upload::handle_answer(txn, record, device_id, answer)
         }
         (DehydrationRequest::Delete, DehydrationStage::Delete) => {
             handle_deleted(txn, record, answer)
@@ -507,7 +354,7 @@ pub(crate) fn handle_answer(
 }
 
 /// Whether the server does not know of dehydrated devices at all.
-pub(crate) fn is_unsupported(answer: &Answer<'_>) -> bool {
+fn is_unsupported(answer: &Answer<'_>) -> bool {
     matches!(answer, Answer::Response { status: 404 | 405, .. })
         && answer.errcode() != "M_NOT_FOUND"
 }
@@ -519,15 +366,14 @@ fn handle_checked(
     mut record: DehydrationRecord,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
-    let user = UserKey { user_id: txn.own().user_id.clone() };
-    if txn.contains::<OutdatedUserRecord>(&user)? {
+    if own_list_is_outdated(txn)? {
         return Ok(()); // asked again once it is known who is ours
     }
+    record.stage = DehydrationStage::Idle;
     let found = answer.success().filter(|body| body.len() <= rehydration::MAX_DEVICE);
     let Some(body) = found else {
         // Whatever it is, it is looked at again.
         txn.failed(NAME, answer.retry_after())?;
-        record.stage = DehydrationStage::Idle;
         txn.put(&Only, &record);
         return Ok(());
     };
@@ -535,47 +381,13 @@ fn handle_checked(
         Ok(opened) => {
             txn.answered(NAME)?;
             (record.device_id, record.since) = (Some(opened.device_id), txn.cx.now);
-            record.stage = DehydrationStage::Idle;
-            txn.put(&Only, &record);
-            Ok(())
         }
-        Err(RehydrationRefusal::WrongKey) => give_up(txn, record, WRONG_KEY),
+        Err(RehydrationRefusal::WrongKey) => return give_up(txn, record, WRONG_KEY),
         Err(_) => {
             txn.failed(NAME, None)?;
-            record.stage = DehydrationStage::Idle;
-            txn.put(&Only, &record);
-            outdate_own_list(txn)
+            outdate_own_list(txn)?;
         }
     }
-}
-
-fn handle_uploaded(
-    txn: &mut Txn<'_, '_>,
-    mut record: DehydrationRecord,
-    device_id: &OwnedDeviceId,
-    answer: Answer<'_>,
-) -> Result<(), MachineError> {
-    let pending: Option<DehydratedUploadRecord> = txn.load(&Only)?;
-    if pending.is_none_or(|pending| pending.device_id != *device_id) {
-        return Ok(());
-    }
-    if answer.success().is_some() {
-        txn.answered(NAME)?;
-        txn.delete::<DehydratedUploadRecord>(&Only);
-        let now = txn.cx.now;
-        (record.device_id, record.since, record.misses) = (Some(device_id.clone()), now, 0);
-        (record.stage, record.look_at) =
-            (DehydrationStage::Idle, now.saturating_add(LOOK_INTERVAL));
-        txn.put(&Only, &record);
-        return outdate_own_list(txn);
-    }
-    record.misses += u32::from(!answer.is_transient());
-    txn.failed(NAME, answer.retry_after())?;
-    if is_unsupported(&answer) || record.misses >= MAX_REFUSALS {
-        return give_up(txn, record, &answer.errcode());
-    }
-    // The server may have it all the same.
-    remake(txn, &mut record)?;
     txn.put(&Only, &record);
     Ok(())
 }

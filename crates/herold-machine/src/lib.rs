@@ -45,7 +45,6 @@ mod olm;
 mod outgoing;
 mod own_identity;
 mod queue;
-mod rehydration;
 mod request;
 mod restored;
 mod retention;

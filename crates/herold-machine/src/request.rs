@@ -9,8 +9,8 @@ use ruma::{OwnedDeviceId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 
 use crate::account::SentKeys;
 use crate::dehydration::DehydrationRequest;
+use crate::dehydration::rehydration::{MAX_DEVICE, MAX_PAGE};
 use crate::history::MAX_BUNDLE;
-use crate::rehydration::{MAX_DEVICE, MAX_PAGE};
 
 /// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

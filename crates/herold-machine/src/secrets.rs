@@ -34,7 +34,7 @@ pub(crate) const NAMES: [&str; 5] = [
     "m.cross_signing.self_signing",
     "m.cross_signing.user_signing",
     key_backup::SECRET,
-    dehydration::SECRET,
+    dehydration::key::SECRET,
 ];
 /// The event type of a request.
 pub(crate) const REQUEST: &str = "m.secret.request";
@@ -60,7 +60,7 @@ pub(crate) fn ask(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let own = txn.own();
     let now = txn.cx.now;
     for secret in NAMES {
-        if is_here(txn, secret)? || secret == dehydration::SECRET && !has_dehydrated(txn)? {
+        if is_here(txn, secret)? || secret == dehydration::key::SECRET && !has_dehydrated(txn)? {
             continue;
         }
         let known: Option<SecretRequestRecord> = txn.load(&name(secret))?;
@@ -96,8 +96,8 @@ fn is_here(txn: &Txn<'_, '_>, secret: &str) -> Result<bool, MachineError> {
     if secret == key_backup::SECRET {
         return key_backup::has_key(txn);
     }
-    if secret == dehydration::SECRET {
-        return Ok(dehydration::key(txn)?.is_some());
+    if secret == dehydration::key::SECRET {
+        return Ok(dehydration::key::load(txn)?.is_some());
     }
     own_identity::has(txn, secret)
 }
@@ -245,7 +245,9 @@ pub(crate) fn handle_send(txn: &mut Txn<'_, '_>, event: OlmEvent) -> Result<(), 
             key_backup::offer(txn, &device.device_id, &sent.secret)?
         }
         // It has no public half: what it opens shows what it is worth.
-        _ if key.name == dehydration::SECRET => Some(dehydration::import_key(txn, &sent.secret)?),
+        _ if key.name == dehydration::key::SECRET => {
+            Some(dehydration::key::import(txn, &sent.secret)?)
+        }
         _ => Some(own_identity::import(txn, &key.name, &sent.secret)?),
     };
     match taken {

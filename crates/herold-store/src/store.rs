@@ -121,21 +121,7 @@ pub trait SnapshotExt: Snapshot {
     /// # Errors
     /// The first key or row that does not decode is [`StoreError::Corrupt`].
     fn list<R: Record>(&self, prefix: &[u8], limit: usize) -> Result<Vec<(R::Key, R)>, StoreError> {
-        self.list_from::<R>(prefix, None, limit)
-    }
-
-    /// As [`SnapshotExt::list`], from the key `from` on.
-    ///
-    /// # Errors
-    /// As [`SnapshotExt::list`].
-    fn list_from<R: Record>(
-        &self,
-        prefix: &[u8],
-        from: Option<&R::Key>,
-        limit: usize,
-    ) -> Result<Vec<(R::Key, R)>, StoreError> {
-        let from = from.map(RecordKey::to_bytes);
-        collect::<R>(limit, |visit| self.scan(R::TABLE, prefix, from.as_deref(), visit))
+        self.list_after::<R>(prefix, None, limit)
     }
 
     /// As [`SnapshotExt::list`], from the key behind `after` on: the next page.

@@ -7,6 +7,27 @@ use serde_json::{Value, json};
 
 use crate::World;
 
+/// The private keys of an identity, as secret storage and other devices call them.
+pub const IDENTITY_SECRETS: [&str; 3] =
+    ["m.cross_signing.master", "m.cross_signing.self_signing", "m.cross_signing.user_signing"];
+/// Where an identity is published.
+pub const SIGNING_UPLOAD: &str = "/_matrix/client/v3/keys/device_signing/upload";
+
+/// The body of a request that wants the user's password.
+///
+/// # Panics
+/// The body is no JSON object.
+#[must_use]
+pub fn with_password(world: &World, device: usize, body: &str) -> Value {
+    let mut body: Value = serde_json::from_str(body).expect("a body is JSON");
+    body["auth"] = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": world.devices[device].user_id },
+        "password": "pw",
+    });
+    body
+}
+
 /// A user's cross-signing identity. Accounts serve as plain signing keys.
 pub struct CrossSigning {
     /// Whose it is.
@@ -21,8 +42,7 @@ impl CrossSigning {
     /// Makes one and uploads it in the name of the device's user.
     pub fn upload(world: &mut World, device: usize) -> Self {
         let identity = Self::new(world.devices[device].user_id.as_str());
-        let path = "/_matrix/client/v3/keys/device_signing/upload";
-        world.call(Some(device), "POST", path, identity.public_keys());
+        world.call(Some(device), "POST", SIGNING_UPLOAD, identity.public_keys());
         identity
     }
 

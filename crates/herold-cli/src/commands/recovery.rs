@@ -1,6 +1,8 @@
 //! `recovery`: what lets a new device in.
 
-use herold::{Client, Missing, Recovery, RecoveryChange, RecoverySecret, RecoveryState};
+use herold::{
+    Client, Missing, Recovery, RecoveryChange, RecoverySecret, RecoveryState, SecretString,
+};
 use serde_json::{Value, json};
 
 use super::{Freshness, Setting, ask};
@@ -89,13 +91,22 @@ fn what_is_missing(missing: &Missing) -> String {
 async fn enable(setting: &Setting, args: EnableRecovery) -> Result<(), Failure> {
     setting
         .with_client(Freshness::CaughtUp, async |client| {
-            let question = format!("Password of {}: ", client.user_id());
-            let password = secrets::password(args.password_stdin, &question)?;
-            let passphrase = args.passphrase.then(secrets::new_recovery_passphrase).transpose()?;
+            let (password, passphrase) = asked_for(client, &args)?;
             let made = client.enable_recovery(password, passphrase);
             tell(setting, client, &setting.within("setting recovery up", made).await?)
         })
         .await
+}
+
+/// The account's password, and the new passphrase if there is to be one.
+fn asked_for(
+    client: &Client,
+    args: &EnableRecovery,
+) -> Result<(SecretString, Option<SecretString>), Failure> {
+    let question = format!("Password of {}: ", client.user_id());
+    let password = secrets::password(args.password_stdin, &question)?;
+    let passphrase = args.passphrase.then(secrets::new_recovery_passphrase).transpose()?;
+    Ok((password, passphrase))
 }
 
 async fn reset(setting: &Setting, args: ResetRecovery) -> Result<(), Failure> {
@@ -108,9 +119,7 @@ async fn reset(setting: &Setting, args: ResetRecovery) -> Result<(), Failure> {
     let args = args.enable;
     setting
         .with_client(Freshness::CaughtUp, async |client| {
-            let question = format!("Password of {}: ", client.user_id());
-            let password = secrets::password(args.password_stdin, &question)?;
-            let passphrase = args.passphrase.then(secrets::new_recovery_passphrase).transpose()?;
+            let (password, passphrase) = asked_for(client, &args)?;
             let made = client.reset_recovery(password, passphrase);
             tell(setting, client, &setting.within("replacing everything", made).await?)
         })

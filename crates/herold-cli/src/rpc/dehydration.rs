@@ -4,26 +4,24 @@ use herold::{Client, RehydrationOutcome};
 use serde_json::{Map, Value, json};
 
 use super::{
-    error::{Answer, RpcError},
+    error::{Answer, within},
     params::Params,
 };
+
+const TOO_LONG: &str = "the dehydrated device took too long";
 
 /// `dehydration_start`
 pub async fn start(client: &Client, mut params: Params) -> Answer {
     let typed = params.optional_secret("recovery_key")?;
     let wait = params.wait()?;
-    tokio::time::timeout(wait, client.start_dehydration(typed))
-        .await
-        .map_err(|_| RpcError::timeout("the dehydrated device took too long"))??;
+    within(wait, TOO_LONG, client.start_dehydration(typed)).await??;
     status(client)
 }
 
 /// `rehydrate`
 pub async fn rehydrate(client: &Client, mut params: Params) -> Answer {
     let wait = params.wait()?;
-    let taken = tokio::time::timeout(wait, client.rehydrate())
-        .await
-        .map_err(|_| RpcError::timeout("the dehydrated device took too long"))??;
+    let taken = within(wait, TOO_LONG, client.rehydrate()).await??;
     Ok(json!({ "imported": taken.map(|taken| taken.room_keys) }))
 }
 

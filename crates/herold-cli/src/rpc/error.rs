@@ -1,5 +1,7 @@
 //! [`RpcError`]: the error half of an answer.
 
+use std::time::Duration;
+
 use herold::{ClientError, TransportError};
 use serde_json::{Value, json};
 
@@ -51,6 +53,15 @@ impl RpcError {
         }
         answer
     }
+}
+
+/// What comes of it, unless it takes longer than `limit`.
+pub async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl IntoFuture<Output = T>,
+) -> Result<T, RpcError> {
+    tokio::time::timeout(limit, work).await.map_err(|_| RpcError::timeout(what))
 }
 
 impl From<ClientError> for RpcError {

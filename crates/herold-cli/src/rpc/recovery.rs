@@ -2,34 +2,33 @@
 
 use std::path::PathBuf;
 
-use herold::{Client, ClientError, OwnedUserId, SecretString};
+use herold::{Client, ClientError, OwnedUserId, Recovery, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    error::{Answer, RpcError},
+    error::{Answer, RpcError, within},
     params::Params,
 };
 
 /// `bootstrap`
 pub async fn bootstrap(client: &Client, mut params: Params) -> Answer {
     let password = params.secret("password")?;
-    let recovery = client.enable_recovery(password, None).await?;
-    client.confirm_recovery_key()?;
-    Ok(json!({
-        "recovery_key": recovery.recovery_key.as_str(),
-        "backup_version": recovery.backup_version,
-    }))
+    told(client, &client.enable_recovery(password, None).await?)
 }
 
 /// `reset_identity`
 pub async fn reset_identity(client: &Client, mut params: Params) -> Answer {
     let password = params.secret("password")?;
-    let recovery = client.reset_recovery(password, None).await?;
+    told(client, &client.reset_recovery(password, None).await?)
+}
+
+/// The runner is told the key, once.
+fn told(client: &Client, made: &Recovery) -> Answer {
     client.confirm_recovery_key()?;
     Ok(json!({
-        "recovery_key": recovery.recovery_key.as_str(),
-        "backup_version": recovery.backup_version,
+        "recovery_key": made.recovery_key.as_str(),
+        "backup_version": made.backup_version,
     }))
 }
 
@@ -37,10 +36,8 @@ pub async fn reset_identity(client: &Client, mut params: Params) -> Answer {
 pub async fn recover(client: &Client, mut params: Params) -> Answer {
     let recovery_key: SecretString = params.secret("recovery_key")?;
     let wait = params.wait()?;
-    let recovered = tokio::time::timeout(wait, client.recover(recovery_key))
-        .await
-        .map_err(|_| RpcError::timeout("the recovery took too long"))?;
-    let imported = match recovered {
+    let recovery = client.recover(recovery_key);
+    let imported = match within(wait, "the recovery took too long", recovery).await? {
         Ok(imported) => Some(imported),
         // The protocol has an answer for an account that never had a backup, and none for anything else.
         Err(ClientError::RecoveryIncomplete { missing, restored: None })

@@ -8,7 +8,7 @@ use herold::{
 use serde_json::json;
 
 use super::{
-    error::{Answer, RpcError},
+    error::{Answer, RpcError, within},
     message,
     params::{Params, to_base64},
     session::Session,
@@ -168,9 +168,8 @@ pub async fn download(client: &Client, mut params: Params) -> Answer {
         return Err(RpcError::timeout(format!("the event is not readable: {}", utd.to_text())));
     }
     let left = wait.saturating_sub(began.elapsed()).max(Duration::from_secs(1));
-    let file = tokio::time::timeout(left, client.download(&room, &event_id))
-        .await
-        .map_err(|_| RpcError::timeout("the file did not come"))??;
+    let download = client.download(&room, &event_id);
+    let file = within(left, "the file did not come", download).await??;
     Ok(json!({
         "data": to_base64(&file.data),
         "name": file.name,

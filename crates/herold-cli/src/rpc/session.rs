@@ -40,7 +40,7 @@ pub fn hello() -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "features": [
             "store", "files", "delete_device", "control", "sliding_sync", "cross_signing", "backup",
-            "gossip", "sas_room", "sas_device", "sas_self", "key_files",
+            "gossip", "sas_room", "sas_device", "sas_self", "qr", "key_files",
             "history", "dehydration",
         ],
     })

@@ -25,7 +25,7 @@ impl Machine {
         cx: &mut Context<'_>,
     ) -> Result<Step<Pending, SecretString>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        let key = dehydration::make_key(&mut txn)?;
+        let key = dehydration::key::make(&mut txn)?;
         self.end(txn, key)
     }
 
@@ -40,7 +40,7 @@ impl Machine {
         cx: &mut Context<'_>,
     ) -> Result<Step<Pending>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        dehydration::renew_key(&mut txn)?;
+        dehydration::key::renew(&mut txn)?;
         self.end(txn, ())
     }
 
@@ -56,7 +56,7 @@ impl Machine {
         secret: &SecretString,
     ) -> Result<Step<Pending, bool>, MachineError> {
         let mut txn = self.begin(snapshot, cx);
-        let taken = dehydration::import_key(&mut txn, secret)?;
+        let taken = dehydration::key::import(&mut txn, secret)?;
         self.end(txn, taken)
     }
 

@@ -18,15 +18,17 @@ impl Machine {
         sequence: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, AppEvent)>, MachineError> {
-        let from = sequence.map(|sequence| SequenceKey { sequence: sequence.saturating_add(1) });
-        // The row before may reach beyond where the reading starts.
-        let mut rows = match &from {
-            Some(from) => snapshot.list_back::<AppEventRecord>(&[], Some(from), 1)?,
+        let first = sequence.map_or(0, |sequence| sequence.saturating_add(1));
+        // The row that is begun before may reach beyond where the reading starts.
+        let mut after = sequence.map(|sequence| SequenceKey { sequence });
+        let mut rows = match after {
+            Some(_) => {
+                let first = SequenceKey { sequence: first };
+                snapshot.list_back::<AppEventRecord>(&[], Some(&first), 1)?
+            }
             None => Vec::new(),
         };
-        let first = from.as_ref().map_or(0, |from| from.sequence);
         let mut events = Vec::new();
-        let mut next = from;
         loop {
             for (key, record) in &rows {
                 let numbered = (key.sequence..).zip(&record.events);
@@ -37,9 +39,9 @@ impl Machine {
             if events.len() >= limit {
                 return Ok(events);
             }
-            rows = snapshot.list_from::<AppEventRecord>(&[], next.as_ref(), ROWS_AT_ONCE)?;
+            rows = snapshot.list_after::<AppEventRecord>(&[], after.as_ref(), ROWS_AT_ONCE)?;
             let Some((last, _)) = rows.last() else { return Ok(events) };
-            next = Some(SequenceKey { sequence: last.sequence.saturating_add(1) });
+            after = Some(last.clone());
         }
     }
 
@@ -56,7 +58,7 @@ impl Machine {
         let mut txn = self.begin(snapshot, cx);
         let mut rows = snapshot.list::<AppEventRecord>(&[], ROWS_AT_ONCE)?;
         while let Some((last, _)) = rows.last() {
-            let next = SequenceKey { sequence: last.sequence.saturating_add(1) };
+            let last = last.clone();
             for (key, record) in rows {
                 if key.sequence > up_to {
                     return self.end(txn, ());
@@ -70,7 +72,7 @@ impl Machine {
                     txn.put(&SequenceKey { sequence }, &AppEventRecord { events });
                 }
             }
-            rows = snapshot.list_from::<AppEventRecord>(&[], Some(&next), ROWS_AT_ONCE)?;
+            rows = snapshot.list_after::<AppEventRecord>(&[], Some(&last), ROWS_AT_ONCE)?;
         }
         self.end(txn, ())
     }

@@ -182,7 +182,7 @@ impl Machine {
             match &request.kind {
                 RequestKind::KeysClaim { devices } => olm::note_asked(&mut txn, devices)?,
                 RequestKind::Dehydration { sent } => {
-                    dehydration::note_asked(&mut txn, &mut self.hot, sent)?;
+                    dehydration::upload::note_asked(&mut txn, &mut self.hot, sent)?;
                 }
                 _ => {}
             }

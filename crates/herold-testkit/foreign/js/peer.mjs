@@ -17,7 +17,7 @@ const { logger } = await import("matrix-js-sdk/lib/logger.js");
 const { Attachment, EncryptedAttachment, OlmMachine } = await import("@matrix-org/matrix-sdk-crypto-wasm");
 logger.setLevel(quiet ? "silent" : "debug", false);
 
-const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "key_files", "history", "dehydration"];
+const FEATURES = ["files", "delete_device", "custom", "cross_signing", "backup", "gossip", "sas_room", "sas_device", "sas_self", "qr", "key_files", "history", "dehydration"];
 const DEHYDRATION_KEY = "org.matrix.msc3814";
 const KEY_FILE_ROUNDS = 100_000;
 const PAUSE_MS = 40;
@@ -64,7 +64,7 @@ async function login({ homeserver, user, password, device_name }) {
             getSecretStorageKey: async ({ keys }) => storageKey && [Object.keys(keys)[0], storageKey],
             cacheSecretStorageKey: (_id, _info, key) => void (storageKey = key),
         },
-        verificationMethods: ["m.sas.v1"],
+        verificationMethods: ["m.sas.v1", "m.qr_code.show.v1", "m.qr_code.scan.v1", "m.reciprocate.v1"],
     });
     await matrix.initRustCrypto();
     matrix.on(CryptoEvent.VerificationRequestReceived, (request) => flows.set(request.transactionId, request));
@@ -320,10 +320,26 @@ const commands = {
         return { emojis: sas.emoji ?? null, decimals: sas.decimal ?? null };
     },
     async sas_confirm({ flow: id, timeout_ms }) {
-        await flow(id).verifier.getShowSasCallbacks().confirm();
+        const { verifier } = flow(id);
+        await (verifier.getShowSasCallbacks() ?? verifier.getReciprocateQrCodeCallbacks()).confirm();
         return nothing(poll(`the end of ${id}`, timeout_ms, () => flow(id).phase === VerificationPhase.Done));
     },
     sas_cancel: ({ flow: id }) => nothing(flow(id).cancel()),
+    flow({ flow: id }) {
+        const request = flows.get(id);
+        const isScanned = request.verifier?.getReciprocateQrCodeCallbacks() && request.phase === VerificationPhase.Started;
+        return { state: isScanned ? "scanned" : VerificationPhase[request.phase].toLowerCase() };
+    },
+    async qr_show({ flow: id }) {
+        const code = await flow(id).generateQRCode();
+        if (!code) throw new Error("no code can be shown now");
+        return { data: Buffer.from(code).toString("base64") };
+    },
+    async qr_scan({ flow: id, data }) {
+        const found = await flow(id).scanQRCode(new Uint8ClampedArray(Buffer.from(data, "base64")));
+        found.verify().catch(() => {});
+        return {};
+    },
 
     async export_keys({ path, passphrase }) {
         const keys = await matrix.getCrypto().exportRoomKeysAsJson();

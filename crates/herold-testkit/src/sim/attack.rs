@@ -9,7 +9,7 @@ use herold_crypto::{InboundGroupSession, OutboundGroupSession};
 use serde_json::{Value, json};
 
 use super::play::Sim;
-use crate::{Attacker, CrossSigning, World};
+use crate::{Attacker, CrossSigning, SIGNING_UPLOAD, World};
 
 const MEGOLM: &str = "m.megolm.v1.aes-sha2";
 
@@ -114,8 +114,7 @@ impl Villains {
     pub(super) fn enter(world: &mut World, rooms: &[OwnedRoomId]) -> Self {
         let mallory = Attacker::log_in(world, "mallory");
         let identity = CrossSigning::new(&mallory.user_id);
-        let upload = "/_matrix/client/v3/keys/device_signing/upload";
-        mallory.call(world, "POST", upload, &identity.public_keys());
+        mallory.call(world, "POST", SIGNING_UPLOAD, &identity.public_keys());
         let signed = identity.sign(mallory.device_keys());
         let body = json!({ mallory.user_id.as_str(): { mallory.device_id.as_str(): signed } });
         mallory.call(world, "POST", "/_matrix/client/v3/keys/signatures/upload", &body);

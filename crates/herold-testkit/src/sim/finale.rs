@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use herold::{IdentityState, Shield};
 
-use super::{Action, check, model::Readers, play::Sim};
-
-/// The first device of each user: it is never logged out or copied.
-const FIRST: [usize; 4] = [0, 2, 3, 4];
+use super::{
+    Action, check,
+    model::Readers,
+    play::{FIRST, Sim},
+};
 
 impl Sim {
     /// The actions of the profile.

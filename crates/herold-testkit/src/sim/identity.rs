@@ -12,12 +12,11 @@ use herold_machine::{
     BackupStatus, HistoryBundle, Machine, VerificationAction, VerificationView, backup_entries,
 };
 use herold_trust::{KeySource, Methods, VerificationState};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::play::{DeviceState, Sim};
+use super::play::{DeviceState, FIRST, Sim};
+use crate::{IDENTITY_SECRETS, SIGNING_UPLOAD, with_password};
 
-const SECRETS: [&str; 3] =
-    ["m.cross_signing.master", "m.cross_signing.self_signing", "m.cross_signing.user_signing"];
 const BACKUP: &str = "m.megolm_backup.v1";
 const VERSION: &str = "/_matrix/client/v3/room_keys/version";
 
@@ -48,7 +47,7 @@ struct Confirmed {
 impl Users {
     /// Whether a user has an identity, as far as is written down.
     pub(super) fn has_identity(&self, user: &str) -> bool {
-        self.recovery.get(user).is_some_and(|known| known.contains_key(SECRETS[0]))
+        self.recovery.get(user).is_some_and(|known| known.contains_key(IDENTITY_SECRETS[0]))
     }
 
     /// Whether users have compared strings, each of them, for one flow since a position.
@@ -89,14 +88,8 @@ impl Sim {
         let body = self.world.command(device, |engine| {
             engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, replace))
         });
-        let mut body: Value = serde_json::from_str(&body?.reply?).ok()?;
-        body["auth"] = json!({
-            "type": "m.login.password",
-            "identifier": { "type": "m.id.user", "user": own },
-            "password": "pw",
-        });
-        let path = "/_matrix/client/v3/keys/device_signing/upload";
-        let answer = self.world.call(Some(device), "POST", path, body);
+        let body = with_password(&self.world, device, &body?.reply?);
+        let answer = self.world.call(Some(device), "POST", SIGNING_UPLOAD, body);
         if answer.get("errcode").is_some() {
             return None;
         }
@@ -104,7 +97,7 @@ impl Sim {
         self.world.command(device, |engine| {
             engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
         })?;
-        for name in SECRETS {
+        for name in IDENTITY_SECRETS {
             let secret = self.world.command(device, |engine| {
                 engine.read(|machine, snapshot| machine.secret(snapshot, name))
             });
@@ -134,7 +127,7 @@ impl Sim {
     pub(super) fn take_over(&mut self, device: usize) {
         let user = self.user_id(device).to_string();
         let known = self.users_word.recovery.get(&user).cloned().unwrap_or_default();
-        for name in SECRETS {
+        for name in IDENTITY_SECRETS {
             let Some(secret) = known.get(name) else { continue };
             self.world.command(device, |engine| {
                 engine.step(|machine, snapshot, cx| {
@@ -368,7 +361,7 @@ impl Sim {
     /// A copy of a device's store is started beside it.
     pub(super) fn copy(&mut self, device: usize) {
         // The first device of each user stays one.
-        if [0, 2, 3, 4].contains(&device)
+        if FIRST.contains(&device)
             || self.states[device].logged_out
             || self.states[device].copied
             || self.users_word.copies >= MAX_COPIES

@@ -23,6 +23,8 @@ use crate::{CrossSigning, Encrypted, Faults, Kill, World, open_policy};
 /// A client that has failed to reach a server tries again after so many milliseconds at the latest.
 const LONGEST_PAUSE: u64 = 3_600_000;
 
+/// The first device of each user: it is never logged out or copied.
+pub(super) const FIRST: [usize; 4] = [0, 2, 3, 4];
 /// No more devices than this: a run is to be short.
 const MAX_DEVICES: usize = 9;
 
@@ -149,8 +151,7 @@ impl Sim {
             (json!({ "rotation_period_msgs": 1 + dice.below(8) }), "shared"),
             (json!({ "rotation_period_ms": 3_600_000 * (1 + dice.below(60)) }), "joined"),
         ] {
-            let first = [0, 2, 3, 4];
-            let members = &first[..1 + usize::try_from(dice.below(4)).unwrap_or(0)];
+            let members = &FIRST[..1 + usize::try_from(dice.below(4)).unwrap_or(0)];
             let room = sim.world.make_room_with(members, settings, visibility);
             sim.rooms.push(room);
         }
@@ -470,9 +471,8 @@ impl Sim {
     }
 
     fn log_out(&mut self, device: usize) {
-        // One device of each of the first four stays.
         let state = &self.states[device];
-        if [0, 2, 3, 4].contains(&device) || state.logged_out || state.copied {
+        if FIRST.contains(&device) || state.logged_out || state.copied {
             return;
         }
         self.world.call(Some(device), "POST", "/_matrix/client/v3/logout", json!({}));

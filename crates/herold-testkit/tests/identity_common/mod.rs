@@ -1,6 +1,6 @@
 //! What the stories of identities share.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 use herold::{IdentityState, SecretString};
 use herold_machine::{BackupStatus, Imported, backup_entries};
@@ -10,19 +10,7 @@ use serde_json::{Value, json};
 
 use crate::behaviour_common::known_devices;
 
-pub const SECRETS: [&str; 3] =
-    ["m.cross_signing.master", "m.cross_signing.self_signing", "m.cross_signing.user_signing"];
-pub const SIGNING_UPLOAD: &str = "/_matrix/client/v3/keys/device_signing/upload";
-
-pub fn with_password(world: &World, device: usize, body: &str) -> Value {
-    let mut body: Value = serde_json::from_str(body).unwrap();
-    body["auth"] = json!({
-        "type": "m.login.password",
-        "identifier": { "type": "m.id.user", "user": world.devices[device].user_id },
-        "password": "pw",
-    });
-    body
-}
+pub use herold_testkit::{IDENTITY_SECRETS as SECRETS, SIGNING_UPLOAD, with_password};
 
 pub fn prepare(world: &mut World, device: usize, replace: bool) -> Option<String> {
     world

@@ -9,8 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use matrix_sdk::{
-    encryption::verification::{SasVerification, Verification, VerificationRequest},
+    encryption::verification::{
+        QrVerification, QrVerificationData, SasVerification, Verification, VerificationRequest,
+    },
     ruma::{
         OwnedDeviceId, OwnedUserId,
         api::client::{
@@ -25,7 +28,12 @@ use serde_json::{Value, json};
 use crate::{Device, Parameters, Unsupported};
 
 fn methods() -> Vec<VerificationMethod> {
-    vec![VerificationMethod::SasV1]
+    vec![
+        VerificationMethod::SasV1,
+        VerificationMethod::QrCodeShowV1,
+        VerificationMethod::QrCodeScanV1,
+        VerificationMethod::ReciprocateV1,
+    ]
 }
 
 fn password(device: &Device, parameters: &Parameters, session: Option<String>) -> Result<AuthData> {
@@ -147,6 +155,16 @@ async fn request(device: &Device, flow: &str) -> Option<VerificationRequest> {
     None
 }
 
+/// The verification that a command names.
+async fn named<'a>(
+    device: &Device,
+    parameters: &'a Parameters,
+) -> Result<(&'a str, VerificationRequest)> {
+    let flow = parameters.text("flow")?;
+    let request = request(device, flow).await.with_context(|| format!("no flow {flow}"))?;
+    Ok((flow, request))
+}
+
 fn not_cancelled(request: &VerificationRequest) -> Result<()> {
     match request.cancel_info() {
         Some(info) => bail!("cancelled: {}", info.cancel_code().as_str()),
@@ -182,10 +200,15 @@ async fn sas_of(device: &Device, request: &VerificationRequest) -> Option<SasVer
     found.and_then(Verification::sas)
 }
 
+async fn qr_of(device: &Device, request: &VerificationRequest) -> Option<QrVerification> {
+    let user = request.other_user_id();
+    let found = device.client.encryption().get_verification(user, request.flow_id()).await;
+    found.and_then(Verification::qr)
+}
+
 /// The strings; who has asked begins.
 pub async fn sas_emojis(device: &Device, parameters: &Parameters) -> Result<Value> {
-    let flow = parameters.text("flow")?;
-    let request = request(device, flow).await.with_context(|| format!("no flow {flow}"))?;
+    let (flow, request) = named(device, parameters).await?;
     let sas = parameters
         .poll(&format!("the start of {flow}"), async || {
             not_cancelled(&request)?;
@@ -211,17 +234,50 @@ pub async fn sas_emojis(device: &Device, parameters: &Parameters) -> Result<Valu
         .await
 }
 
+/// What is shown is the same, or the code that is shown was scanned.
 pub async fn sas_confirm(device: &Device, parameters: &Parameters) -> Result<Value> {
-    let flow = parameters.text("flow")?;
-    let request = request(device, flow).await.with_context(|| format!("no flow {flow}"))?;
-    let sas = sas_of(device, &request).await.context("no short strings")?;
-    sas.confirm().await?;
+    let (flow, request) = named(device, parameters).await?;
+    match qr_of(device, &request).await {
+        Some(qr) => qr.confirm().await?,
+        None => sas_of(device, &request).await.context("no short strings")?.confirm().await?,
+    }
     parameters
         .poll(&format!("the end of {flow}"), async || {
             not_cancelled(&request)?;
-            Ok((sas.is_done() && request.is_done()).then_some(()))
+            Ok(request.is_done().then_some(()))
         })
         .await?;
+    Ok(json!({}))
+}
+
+/// Where a verification stands.
+pub async fn flow(device: &Device, parameters: &Parameters) -> Result<Value> {
+    let (_, request) = named(device, parameters).await?;
+    let is_scanned = qr_of(device, &request).await.is_some_and(|qr| qr.has_been_scanned());
+    let state = if request.is_cancelled() {
+        "cancelled"
+    } else if request.is_done() {
+        "done"
+    } else if is_scanned {
+        "scanned"
+    } else if request.is_ready() {
+        "ready"
+    } else {
+        "requested"
+    };
+    Ok(json!({ "state": state }))
+}
+
+pub async fn qr_show(device: &Device, parameters: &Parameters) -> Result<Value> {
+    let (_, request) = named(device, parameters).await?;
+    let qr = request.generate_qr_code().await?.context("no code can be shown now")?;
+    Ok(json!({ "data": BASE64.encode(qr.to_bytes()?) }))
+}
+
+pub async fn qr_scan(device: &Device, parameters: &Parameters) -> Result<Value> {
+    let (_, request) = named(device, parameters).await?;
+    let code = QrVerificationData::from_bytes(BASE64.decode(parameters.text("data")?)?)?;
+    request.scan_qr_code(code).await?.context("not a code of this verification")?;
     Ok(json!({}))
 }
 

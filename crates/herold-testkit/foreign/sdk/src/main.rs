@@ -40,6 +40,7 @@ const FEATURES: [&str; 12] = [
     "sas_room",
     "sas_device",
     "sas_self",
+    "qr",
     "key_files",
     "history",
 ];
@@ -244,6 +245,9 @@ impl Peer {
             "sas_accept" => identity::sas_accept(device, parameters).await,
             "sas_emojis" => identity::sas_emojis(device, parameters).await,
             "sas_confirm" => identity::sas_confirm(device, parameters).await,
+            "flow" => identity::flow(device, parameters).await,
+            "qr_show" => identity::qr_show(device, parameters).await,
+            "qr_scan" => identity::qr_scan(device, parameters).await,
             "export_keys" => identity::export_keys(device, parameters).await,
             "import_keys" => identity::import_keys(device, parameters).await,
             _ => Err(Unsupported("no such command").into()),

@@ -13,8 +13,8 @@ use herold_store::{
     StoreError,
     records::{
         DehydrationRecord, DehydrationStage, DeviceKey, DeviceRecord, HashKey, OlmHashRecord,
-        OlmSessionKey, Only, OutdatedUserRecord, RehydratedSessionRecord, RehydrationOutcome,
-        RehydrationRecord, RehydrationRefusal, UserKey,
+        OlmSessionKey, Only, RehydratedSessionRecord, RehydrationOutcome, RehydrationRecord,
+        RehydrationRefusal,
     },
 };
 use herold_trust::Policy;
@@ -64,8 +64,7 @@ pub(crate) fn handle_found(
     mut record: DehydrationRecord,
     answer: Answer<'_>,
 ) -> Result<(), MachineError> {
-    let user = UserKey { user_id: txn.own().user_id.clone() };
-    if txn.contains::<OutdatedUserRecord>(&user)? {
+    if dehydration::own_list_is_outdated(txn)? {
         return Ok(()); // asked again once it is known who is ours
     }
     if answer.is_over_limit() {
@@ -129,7 +128,7 @@ pub(crate) fn open(
     let (Some(ciphertext), Some(nonce)) = (device_data.device_pickle, device_data.nonce) else {
         return Ok(Err(RehydrationRefusal::Malformed));
     };
-    let key = dehydration::key(txn)?;
+    let key = dehydration::key::load(txn)?;
     let closed = DehydratedAccount { ciphertext, nonce };
     let Some(account) = key.and_then(|key| Account::rehydrate(&closed, &key).ok()) else {
         return Ok(Err(RehydrationRefusal::WrongKey));
@@ -426,7 +425,7 @@ fn end(
     let wanted = record.enabled || done && policy.dehydration;
     if later {
         record.look_at = txn.cx.now.saturating_add(dehydration::LOOK_INTERVAL);
-    } else if wanted && dehydration::make(txn, &mut record)? {
+    } else if wanted && dehydration::upload::make(txn, &mut record)? {
         record.enabled = true;
     }
     // What cannot be replaced, because the self-signing key is not here, stays: reading it has used nothing up. Of what
