@@ -24,9 +24,7 @@ use crate::{
 /// have claimed it and been switched off before it sent; a private key that could read a first message gives
 /// away no more than the room keys of that week, which are stored beside it.
 pub(crate) const KEEP_PREVIOUS_FALLBACK: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Whatever the server says, the fallback key is not rotated more often than this...
-const FALLBACK_INTERVAL: Duration = Duration::from_secs(60);
-/// ...and one-time keys are not uploaded more often than this.
+/// Whatever the server says, one-time keys are not uploaded more often than this.
 const UPLOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// How many one-time keys the server should have: half of the most the crypto core publishes at once.
 const ONE_TIME_KEYS: u64 = 50;
@@ -195,7 +193,8 @@ pub(crate) fn handle_upload(
     }
     let mut uploads: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
     if let Some(body) = answer.success() {
-        if txn.account()?.unpublished_fallback_key().is_some() {
+        // The first one has none before it.
+        if uploads.device_keys_published && txn.account()?.unpublished_fallback_key().is_some() {
             uploads.forget_previous_fallback_at =
                 Some(txn.cx.now.saturating_add(KEEP_PREVIOUS_FALLBACK));
         }
@@ -261,9 +260,15 @@ fn replenish(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
     let before: KeyUploadRecord = txn.load(&Only)?.unwrap_or_default();
     let mut uploads = before.clone();
     let now = txn.cx.now;
-    if uploads.forget_previous_fallback_at.is_some_and(|at| at <= now) {
-        txn.change_account()?.forget_previous_fallback_key();
-        uploads.forget_previous_fallback_at = None;
+    if let Some(at) = uploads.forget_previous_fallback_at {
+        if at <= now {
+            txn.change_account()?.forget_previous_fallback_key();
+            uploads.forget_previous_fallback_at = None;
+        } else {
+            // A time further ahead comes from a clock that was wrong.
+            uploads.forget_previous_fallback_at =
+                Some(at.min(now.saturating_add(KEEP_PREVIOUS_FALLBACK)));
+        }
     }
     if uploads.device_keys_published && !uploads.unpublished_keys {
         let spaced = |last: Option<Timestamp>, interval: Duration| {
@@ -276,12 +281,12 @@ fn replenish(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
             txn.change_account()?.generate_one_time_keys(missing);
             uploads.unpublished_keys = true;
         }
-        if uploads.fallback_used && spaced(uploads.fallback_created_at, FALLBACK_INTERVAL) {
+        // There is room for one previous key. While that still has to work, the next one stays, used or not.
+        if uploads.fallback_used && uploads.forget_previous_fallback_at.is_none() {
             txn.change_account()?.generate_fallback_key();
             uploads.unpublished_keys = true;
             uploads.fallback_used = false;
             uploads.fallback_created_at = Some(now);
-            uploads.forget_previous_fallback_at = None; // not before others can have the new one
         }
     }
     if uploads != before {

@@ -184,6 +184,54 @@ fn the_fallback_key_serves_when_the_others_are_gone_and_is_rotated_after_use() {
     clean(&world);
 }
 
+/// Behaviour 17: only one previous key is kept. Whoever has claimed it is not to lose it because the next one is used, too.
+#[test]
+fn a_fallback_key_is_not_replaced_while_the_one_before_has_to_work() {
+    let mut world = World::new(319);
+    let (bob, [(alice, room_a), (carol, room_c), (dave, room_d)]) = three_senders(&mut world);
+    world.set_online(bob, false);
+    drop_keys(&mut world, bob);
+    let from = world.server.requests().len();
+    let reuse = replay_first_claim(&mut world);
+    let mut texts = vec![(room_a.clone(), world.send(alice, &room_a, "by the first"))];
+    let uploaded = |world: &World| {
+        let uploads = requests(world, bob, "/keys/upload", from);
+        let bodies =
+            uploads.iter().map(|seen| serde_json::from_slice::<Value>(&seen.body).unwrap());
+        bodies.filter(|body| body["fallback_keys"].is_object()).count()
+    };
+    world.set_online(bob, true);
+    world.settle();
+    assert_eq!(uploaded(&world), 1, "the used fallback key is replaced");
+    // The second one is used at once, and a day later, by others.
+    for _ in 0..2 {
+        drop_keys(&mut world, bob);
+        let stranger = world.add_device("stranger");
+        let room = world.make_room(&[stranger, bob]);
+        world.set_online(bob, false);
+        texts.push((room.clone(), world.send(stranger, &room, "by the second")));
+        world.set_online(bob, true);
+        world.settle();
+        world.clock.advance(seconds(24 * 3600));
+        nudge(&mut world, bob);
+        world.settle();
+    }
+    assert_eq!(uploaded(&world), 1, "the second stays");
+    reuse.set(true);
+    texts.push((room_c.clone(), world.send(carol, &room_c, "by the first, after days")));
+    for (room, event) in &texts {
+        assert!(world.text(bob, room, event).is_ok(), "{:?}", world.text(bob, room, event));
+    }
+    // The week is over: the first goes, the second is replaced.
+    world.clock.advance(seconds(6 * 24 * 3600));
+    nudge(&mut world, bob);
+    world.settle();
+    assert_eq!(uploaded(&world), 2);
+    let late = world.send(dave, &room_d, "by the first, too late");
+    assert_eq!(world.text(bob, &room_d, &late), Err("missing_key".to_owned()));
+    clean(&world);
+}
+
 /// Behaviour 17.
 #[test]
 fn many_senders_at_once_are_all_read_when_the_one_time_keys_run_out() {

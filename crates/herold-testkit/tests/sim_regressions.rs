@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::panic, clippy::enum_glob_use)]
 
-use herold_testkit::sim::{Action, Action::*, Profile, run};
+use herold_testkit::sim::{Action, Action::*, Attack::*, Profile, run};
 
 fn holds(seed: u64, profile: Profile, actions: &[Action]) {
     if let Err(failure) = run(seed, profile, actions) {
@@ -177,4 +177,28 @@ fn seed_200128_a_device_made_while_its_server_was_away_is_served_like_the_others
         LogIn(11, true),
     ];
     holds(200128, Profile::Faulty, &actions);
+}
+
+/// A fallback key that had been claimed a minute ago was replaced twice within that minute, and what came by it was lost: its
+/// sender's keys were hidden by the server, so there was no other way either.
+#[test]
+fn seed_300187_a_claimed_fallback_key_outlives_the_next_one() {
+    let actions = [
+        LogIn(44, true),
+        Attack(SwapDeviceKeys, 71),
+        Pass(60),
+        LogIn(11, false),
+        Send(47, 38),
+        Pump(5),
+        Sync(37),
+        LoseOneTimeKeys(37),
+        Pump(12),
+        LogIn(10, true),
+        Pump(2),
+        Sync(58),
+        LogIn(12, false),
+        Sync(2),
+        Pass(65),
+    ];
+    holds(300187, Profile::Hostile, &actions);
 }
