@@ -396,6 +396,7 @@ pub(crate) fn connect(
 ) -> Result<Connection, StoreError> {
     let doing = "opening the database";
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    herold_sqlcipher::install().map_err(|error| from_sqlite(&error, "taking up the ciphers"))?;
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| from_sqlite(&error, doing))?;
     let configure = || -> rusqlite::Result<String> {

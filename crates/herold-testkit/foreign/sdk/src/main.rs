@@ -29,7 +29,7 @@ use matrix_sdk::{
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 13] = [
     "store",
     "files",
     "delete_device",
