@@ -26,9 +26,13 @@ pub(crate) fn decrypt(
     hot: &mut Hot,
     timelines: &[(&RoomId, &[Box<RawValue>])],
 ) -> Result<(), MachineError> {
-    let (width, least) = (hot.workers.width(), hot.workers.least());
+    let least = hot.workers.least();
     let events: usize = timelines.iter().map(|(_, events)| events.len()).sum();
-    if width < 2 || events < least {
+    if events < least {
+        return Ok(());
+    }
+    let width = hot.workers.width();
+    if width < 2 {
         return Ok(());
     }
     let mut keys: Vec<RoomSessionKey> = Vec::new();

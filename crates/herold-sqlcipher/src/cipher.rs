@@ -96,14 +96,15 @@ fn add<M: hmac::Mac>(mac: M, part: &&[u8]) -> M {
 
 /// AES-256-CBC in place, without padding. `None` if a length is wrong: then nothing has changed.
 pub(crate) fn page(mode: Mode, key: &[u8], iv: &[u8], data: &mut [u8]) -> Option<()> {
-    let (key, iv) = (Array::try_from(key).ok()?, Array::try_from(iv).ok()?);
+    // No copy of the key is left on the stack.
+    let (key, iv) = (<&Array<u8, _>>::try_from(key).ok()?, <&Array<u8, _>>::try_from(iv).ok()?);
     let (blocks, rest) = Array::slice_as_chunks_mut(data);
     if !rest.is_empty() {
         return None;
     }
     match mode {
-        Mode::Encrypt => cbc::Encryptor::<Aes256>::new(&key, &iv).encrypt_blocks(blocks),
-        Mode::Decrypt => cbc::Decryptor::<Aes256>::new(&key, &iv).decrypt_blocks(blocks),
+        Mode::Encrypt => cbc::Encryptor::<Aes256>::new(key, iv).encrypt_blocks(blocks),
+        Mode::Decrypt => cbc::Decryptor::<Aes256>::new(key, iv).decrypt_blocks(blocks),
     }
     Some(())
 }

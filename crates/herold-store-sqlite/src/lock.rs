@@ -21,6 +21,8 @@ use crate::{
 
 /// What a holder may call itself, in characters.
 const MAX_LABEL: usize = 80;
+/// Bytes of a note: more than the longest label and process id have.
+const NOTE: usize = 400;
 /// How often a lock that is waited for is tried, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
@@ -112,17 +114,18 @@ fn lock_until(file: &File, end: Instant) -> Result<bool, StoreError> {
     }
 }
 
+/// Always as long as any: what the last holder has noted need not be cut off first, which costs the medium more than all
+/// else in taking a lock.
 fn note(file: &mut File, label: &str) -> Result<(), StoreError> {
-    let note = format!("process {} ({})", std::process::id(), printable(label));
-    file.set_len(0)
-        .and_then(|()| file.write_all(note.as_bytes()))
-        .map_err(|error| from_io(&error, LOCKING))
+    let mut note = format!("process {} ({})", std::process::id(), printable(label)).into_bytes();
+    note.resize(NOTE, 0);
+    file.write_all(&note).map_err(|error| from_io(&error, LOCKING))
 }
 
 /// What the holder has noted, as far as it can be read.
 fn holder(mut file: File) -> String {
     let mut note = Vec::new();
-    let read = file.rewind().and_then(|()| file.take(400).read_to_end(&mut note));
+    let read = file.rewind().and_then(|()| file.take(NOTE as u64).read_to_end(&mut note));
     match printable(&String::from_utf8_lossy(&note)) {
         note if read.is_ok() && !note.is_empty() => note,
         _ => "another process".to_owned(),

@@ -68,6 +68,8 @@ pub(crate) struct Held {
     pub(crate) marked: bool,
     /// The log file has nothing in it, current or left over.
     pub(crate) log_is_empty: bool,
+    /// The log has commits that are not on the medium for certain.
+    pub(crate) log_is_behind: bool,
     /// Whether a commit waits for the medium as things are set now.
     pub(crate) synchronous: Option<bool>,
     /// Whether a commit overwrites the pages it frees as things are set now.
@@ -219,15 +221,19 @@ impl SqliteStore {
         self.held.as_ref().ok_or(StoreError::Suspended)
     }
 
-    /// Moves everything into the database file, and lets go of the store.
+    /// Takes everything to the medium, and lets go of the store. A short log stays beside the database: the two belong
+    /// together.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if it could not all be moved, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
+    /// [`StoreError::Io`] if it could not all be taken there, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
     /// Nothing is lost: the rest is in the log, and the next opening takes it from there.
     pub fn close(mut self) -> Result<(), StoreError> {
         let parted = self.part_from_guard();
-        let emptied = if self.held.is_some() { self.checkpoint() } else { Ok(()) };
-        emptied.and(parted)
+        let rested = match self.held.as_mut() {
+            Some(held) => held.rest(&self.files.log()),
+            None => Ok(()),
+        };
+        rested.and(parted)
     }
 
     /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
@@ -261,7 +267,9 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         // What fails here is in the log still; a store that was let go of is others' affair.
         let _ = self.part_from_guard();
-        let _ = self.checkpoint();
+        if let Some(held) = self.held.as_mut() {
+            let _ = held.rest(&self.files.log());
+        }
     }
 }
 
@@ -317,6 +325,8 @@ impl Held {
         let journal = if options.shared { journal::last(&connection)? } else { None };
         let held = Self {
             log_is_empty: no_log && frames.load(Ordering::Relaxed) == 0,
+            // Whoever wrote the last ones may have been killed.
+            log_is_behind: !no_log,
             marked: demand.asks_for(log.as_ref()),
             connection,
             mark,

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Mutex, OnceLock, PoisonError, mpsc},
     thread,
 };
 
@@ -13,16 +13,16 @@ const MOST: usize = 8;
 
 /// Does the machine's arithmetic on as many processors as there are, with threads that last as long as the work does. It
 /// changes how long things take, and nothing else.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Threads {
-    width: usize,
+    width: OnceLock<usize>,
 }
 
 impl Threads {
     /// On so many processors, 8 at most.
     #[must_use]
     pub fn new(processors: NonZeroUsize) -> Self {
-        Self { width: processors.get().min(MOST) }
+        Self { width: OnceLock::from(processors.get().min(MOST)) }
     }
 
     /// Prepares items on the processors, while this thread takes those that are ready, in whatever order they are: no more
@@ -36,13 +36,14 @@ impl Threads {
         prepare: impl Fn(I) -> P + Sync,
         mut take: impl FnMut(P) -> Result<(), E>,
     ) -> Result<(), E> {
+        let width = self.width();
         let items = Mutex::new(items);
         let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let (sender, prepared) = mpsc::sync_channel(self.width);
+        let (sender, prepared) = mpsc::sync_channel(width);
         // A thread that panics takes this one with it, once the others are done: nothing is passed over.
         thread::scope(|scope| {
             // On one processor nothing is won by it.
-            let threads = if self.width > 1 { self.width } else { 0 };
+            let threads = if width > 1 { width } else { 0 };
             for _ in 0..threads {
                 let sender = sender.clone();
                 let work = || {
@@ -70,15 +71,16 @@ impl Threads {
 }
 
 impl Default for Threads {
-    /// On all processors that this process may use, 8 at most.
+    /// On all processors that this process may use, 8 at most. They are counted when there is enough to do.
     fn default() -> Self {
-        Self::new(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+        Self { width: OnceLock::new() }
     }
 }
 
 impl Workers for Threads {
     fn width(&self) -> usize {
-        self.width
+        let counted = || thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST);
+        *self.width.get_or_init(counted)
     }
 
     fn run(&self, pieces: &mut [Piece]) {
