@@ -4,10 +4,12 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use bench_work::{Directory, ROOM, Shared, Side};
 use herold::{
-    Answer, Body, Engine, Opened, OsEntropy, Outgoing, Policy, Recipients, RestoredKey, RoomId,
-    SqliteStore, StoreKey, StoreOptions, SystemClock, Threads, UserId, import_room_keys,
+    Answer, Body, ClientError, Engine, Opened, OsEntropy, Outgoing, Policy, Recipients,
+    RestoredKey, RoomId, SecretString, SqliteStore, StoreKey, StoreOptions, SystemClock, Threads,
+    UserId, import_room_keys,
 };
-use herold_crypto::ExportedSession;
+use herold_crypto::{BackupDecryptionKey, ExportedSession};
+use herold_machine::{BackupEntry, backup_entries};
 use herold_store::{SnapshotExt as _, records::InboundSessionRecord};
 use herold_trust::KeySource;
 use serde_json::{Value, json, value::RawValue};
@@ -193,14 +195,19 @@ impl Side for Herold {
             };
             Ok(Opened { keys: page.iter().map(open).collect(), refused: 0 })
         };
-        let take = |keys| {
-            let step = self.engine.step(|machine, snapshot, cx| {
-                machine.import_room_keys(snapshot, cx, keys, KeySource::Imported)
-            });
-            step.map(|outputs| outputs.reply)
+        self.store_keys(KeySource::Imported, entries.chunks(PARSED_AT_ONCE), open);
+    }
+
+    fn restore(&mut self, secret: &str, body: &[u8]) {
+        let key = BackupDecryptionKey::from_secret(&SecretString::new(secret.to_owned()));
+        let key = key.expect("a key");
+        let (entries, refused) = backup_entries(body).expect("a download");
+        assert_eq!(refused, 0);
+        let open = |page: &[BackupEntry<'_>]| {
+            let open = |entry: &BackupEntry<'_>| entry.open(&key).expect("a room key");
+            Ok(Opened { keys: page.iter().map(open).collect(), refused: 0 })
         };
-        let pages = entries.chunks(PARSED_AT_ONCE);
-        import_room_keys(&Threads::default(), pages, open, take).expect("the keys are taken");
+        self.store_keys(KeySource::Backup, entries.chunks(PARSED_AT_ONCE), open);
     }
 
     fn use_one_core(&mut self) {
@@ -216,6 +223,23 @@ impl Side for Herold {
 const PARSED_AT_ONCE: usize = 500;
 
 impl Herold {
+    /// As the client does with what it has read.
+    fn store_keys<P: Send>(
+        &mut self,
+        source: KeySource,
+        pages: impl Iterator<Item = P> + Send,
+        open: impl Fn(P) -> Result<Opened, ClientError> + Sync,
+    ) {
+        let take = |keys| {
+            let step = self
+                .engine
+                .step(|machine, snapshot, cx| machine.import_room_keys(snapshot, cx, keys, source));
+            Ok(step?.reply)
+        };
+        import_room_keys(&Threads::default(), source, pages, open, take)
+            .expect("the keys are taken");
+    }
+
     fn take(&mut self, response: &[u8]) {
         self.engine
             .step(|machine, snapshot, cx| machine.handle_sync(snapshot, cx, response))

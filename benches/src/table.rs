@@ -16,6 +16,7 @@ const ASKED: &[(&str, Option<f64>, Option<f64>)] = &[
     ("backlog1/10000", Some(4.0), None),
     ("share/10000", Some(5.0), None),
     ("import/100000", Some(5.0), None),
+    ("restore/100000", Some(4.0), None),
     ("open/100000", Some(3.0), None),
 ];
 

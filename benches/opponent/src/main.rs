@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, mem::ManuallyDrop, path::Path};
 
 use bench_work::{Directory, ROOM, Shared, Side};
-use matrix_sdk_crypto::olm::ExportedRoomKey;
+use matrix_sdk_crypto::{olm::ExportedRoomKey, store::types::BackupDecryptionKey};
 use matrix_sdk_crypto::{
     CollectStrategy, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine,
     TrustRequirement, types::events::room::encrypted::EncryptedEvent,
@@ -14,7 +14,7 @@ use ruma::{
     OneTimeKeyAlgorithm, OwnedUserId, RoomId, UInt, UserId,
     api::{
         IncomingResponse,
-        client::{keys, sync::sync_events::DeviceLists, to_device::send_event_to_device},
+        client::{backup, keys, sync::sync_events::DeviceLists, to_device::send_event_to_device},
     },
     events::{AnyMessageLikeEventContent, AnyToDeviceEvent},
     serde::Raw,
@@ -213,6 +213,22 @@ impl Side for Opponent {
             .expect("the keys are taken");
     }
 
+    fn restore(&mut self, secret: &str, body: &[u8]) {
+        let key = BackupDecryptionKey::from_base64(secret).expect("a key");
+        let body: backup::get_backup_keys::v3::Response = parsed(body.to_vec());
+        let mut keys = Vec::new();
+        for (room_id, room) in body.rooms {
+            for (session_id, entry) in room.sessions {
+                let entry = entry.deserialize().expect("an entry");
+                let key = key.decrypt_session_data(entry.session_data).expect("it decrypts");
+                keys.push(ExportedRoomKey::from_backed_up_room_key(room_id.clone(), session_id, key));
+            }
+        }
+        self.runtime
+            .block_on(self.machine.store().import_room_keys(keys, Some("1"), |_, _| ()))
+            .expect("the keys are taken");
+    }
+
     fn use_one_core(&mut self) {
         // It decrypts one event after the other; only its store has a thread of its own.
     }
@@ -250,7 +266,11 @@ impl Opponent {
 }
 
 fn response<R: IncomingResponse>(body: Value) -> R {
-    let response = http::Response::builder().status(200).body(body.to_string().into_bytes());
+    parsed(body.to_string().into_bytes())
+}
+
+fn parsed<R: IncomingResponse>(body: Vec<u8>) -> R {
+    let response = http::Response::builder().status(200).body(body);
     match R::try_from_http_response(response.expect("a response")) {
         Ok(response) => response,
         Err(_) => panic!("the answer is of the specification's form"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use vodozemac::{
     megolm::{ExportedSessionKey, GroupSession, InboundGroupSession, MegolmMessage, SessionKey},
     olm::{Account, OlmMessage, Session, SessionConfig},
+    pk_encryption::{self, PkDecryption, PkEncryption},
 };
 
 use crate::{
@@ -37,6 +38,30 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
             measure_once(size as u64, || {
                 timed(|| {
                     for key in &keys {
+                        let key = ExportedSessionKey::from_base64(key).expect("a key");
+                        std::hint::black_box(InboundGroupSession::import(&key, Default::default()));
+                    }
+                })
+                .0
+            })
+        }
+        "restore" => {
+            let secret = PkDecryption::new();
+            let public = PkEncryption::from_key(secret.public_key());
+            let entries: Vec<pk_encryption::Message> = (0..size)
+                .map(|_| {
+                    let writer = GroupSession::new(Default::default());
+                    let session =
+                        InboundGroupSession::new(&writer.session_key(), Default::default());
+                    let key = session.export_at_first_known_index().to_base64();
+                    public.encrypt(key.as_bytes()).expect("a good key")
+                })
+                .collect();
+            measure_once(size as u64, || {
+                timed(|| {
+                    for entry in &entries {
+                        let key = secret.decrypt(entry).expect("it decrypts");
+                        let key = std::str::from_utf8(&key).expect("base64");
                         let key = ExportedSessionKey::from_base64(key).expect("a key");
                         std::hint::black_box(InboundGroupSession::import(&key, Default::default()));
                     }

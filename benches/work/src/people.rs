@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use vodozemac::{
-    Curve25519PublicKey,
+    Curve25519PublicKey, Curve25519SecretKey,
     megolm::{self, GroupSession, InboundGroupSession},
     olm::{Account, OlmMessage, Session, SessionConfig},
+    pk_encryption::PkEncryption,
 };
 
 use crate::side::{ROOM, TEXT};
@@ -245,6 +246,40 @@ impl People {
         }
         text.push(']');
         text.into_bytes()
+    }
+
+    /// So many room keys in a key backup: its private key, in unpadded base64, and the body of `GET /room_keys/keys`.
+    pub fn backup(&self, count: usize) -> (String, Vec<u8>) {
+        let secret = Curve25519SecretKey::new();
+        let public = PkEncryption::from_key(Curve25519PublicKey::from(&secret));
+        let peer = &self.peers[0];
+        let mut text = format!("{{\"rooms\":{{{}:{{\"sessions\":{{", json!(ROOM));
+        for n in 0..count {
+            let group = GroupSession::new(Default::default());
+            let session = InboundGroupSession::new(&group.session_key(), Default::default());
+            let key = json!({
+                "algorithm": "m.megolm.v1.aes-sha2",
+                "forwarding_curve25519_key_chain": [],
+                "sender_key": peer.curve25519.to_base64(),
+                "sender_claimed_keys": { "ed25519": peer.ed25519 },
+                "session_key": session.export_at_first_known_index().to_base64(),
+            });
+            let message = public.encrypt(key.to_string().as_bytes()).expect("a good key");
+            let entry = json!({
+                "first_message_index": 0,
+                "forwarded_count": 0,
+                "is_verified": false,
+                "session_data": {
+                    "ephemeral": message.ephemeral_key.to_base64(),
+                    "ciphertext": vodozemac::base64_encode(message.ciphertext),
+                    "mac": vodozemac::base64_encode(message.mac),
+                },
+            });
+            let comma = if n > 0 { "," } else { "" };
+            text.push_str(&format!("{comma}{}:{entry}", json!(group.session_id())));
+        }
+        text.push_str("}}}}");
+        (vodozemac::base64_encode(secret.to_bytes().as_slice()), text.into_bytes())
     }
 
     /// `count` encrypted room events of one peer's session, as a server delivers them.

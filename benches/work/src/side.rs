@@ -60,6 +60,9 @@ pub trait Side: Sized {
     /// Takes the room keys out of an export (Matrix specification, "Key export format"): the JSON text that is encrypted
     /// in a key file; timed.
     fn import(&mut self, export: &[u8]);
+    /// Takes the room keys out of a key backup: its private key in unpadded base64, and the body of `GET /room_keys/keys`;
+    /// timed.
+    fn restore(&mut self, secret: &str, body: &[u8]);
     /// From now on one processor must do.
     fn use_one_core(&mut self);
     /// Lets go of the store.

@@ -45,6 +45,7 @@ pub const WORKS: &[&str] = &[
     "share/10000",
     "members/50000",
     "import/100000",
+    "restore/100000",
     "open/100000",
 ];
 
@@ -56,6 +57,7 @@ pub const LARGE: &[&str] = &[
     "share/10000",
     "members/50000",
     "import/100000",
+    "restore/100000",
     "open/100000",
 ];
 
@@ -67,7 +69,7 @@ pub(crate) fn effort(work: &str) -> Effort {
         "share/10000" => Effort::Calls(2),
         "backlog/10000" | "backlog1/10000" => Effort::Calls(2),
         // The first call is the measured one: the second would find the keys there.
-        "import/100000" => Effort::Calls(1),
+        "import/100000" | "restore/100000" => Effort::Calls(1),
         // The opponent looks at each member for each message.
         "members/50000" => Effort::Calls(3),
         _ => Effort::Samples { samples: 20, seconds: 2 },
@@ -79,7 +81,7 @@ pub(crate) fn run<S: Side>(work: &str, folder: &Path) -> Value {
     let (kind, size) = work.split_once('/').unwrap_or((work, "1"));
     let size: usize = size.parse().expect("a number");
     let devices = match kind {
-        "decrypt" | "members" | "import" | "open" => 1,
+        "decrypt" | "members" | "import" | "restore" | "open" => 1,
         "sync" | "backlog" | "backlog1" => KEY_SENDERS,
         _ => size,
     };
@@ -116,6 +118,7 @@ pub(crate) fn run<S: Side>(work: &str, folder: &Path) -> Value {
             backlog(&mut side, &mut people, &criterion, &effort, size)
         }
         "import" => import(&mut side, &mut people, folder, size),
+        "restore" => restore(&mut side, &mut people, folder, size),
         "open" => open(side, &mut people, folder, size),
         _ => panic!("not a work: {work}"),
     }
@@ -234,6 +237,15 @@ fn import<S: Side>(side: &mut S, people: &mut People, folder: &Path, keys: usize
     with_disk(report, folder)
 }
 
+/// Room keys out of a key backup.
+fn restore<S: Side>(side: &mut S, people: &mut People, folder: &Path, keys: usize) -> Value {
+    let known = side.room_keys();
+    let (secret, body) = people.backup(keys);
+    let report = measure_once(keys as u64, || timed(|| side.restore(&secret, &body)).0);
+    assert_eq!(side.room_keys(), known + keys, "each key was taken");
+    with_disk(report, folder)
+}
+
 /// A process that has just begun opens the store, with so many room keys in it, and decrypts one event.
 fn open<S: Side>(mut side: S, people: &mut People, folder: &Path, keys: usize) -> Value {
     let export = people.export(keys);
@@ -256,7 +268,8 @@ fn open<S: Side>(mut side: S, people: &mut People, folder: &Path, keys: usize) -
         reports.push(parse(&std::fs::read_to_string(report).expect("a report")));
     }
     let number = |report: &Value, name: &str| report[name].as_f64().expect("a number");
-    let mean = |name| reports.iter().map(|report| number(report, name)).sum::<f64>() / COLD_STARTS as f64;
+    let mean =
+        |name| reports.iter().map(|report| number(report, name)).sum::<f64>() / COLD_STARTS as f64;
     let report = json!({
         "nanoseconds": reports.iter().map(|report| number(report, "time")).collect::<Vec<_>>(),
         "calls": COLD_STARTS,

@@ -1,6 +1,6 @@
 //! Room keys out of a backup, a key file or a bundle: checked to be keys, of whomever they are.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use herold_crypto::{
     BackupDecryptionKey, Ed25519PublicKey, EncryptedSessionData, ExportedSession, SecretBytes,
@@ -155,8 +155,8 @@ pub(crate) fn import(
 /// One entry of a downloaded backup.
 #[derive(Clone, Debug)]
 pub struct BackupEntry<'a> {
-    room_id: OwnedRoomId,
-    session_id: SessionId,
+    room_id: Arc<OwnedRoomId>,
+    session_id: Cow<'a, str>,
     raw: &'a RawValue,
 }
 
@@ -171,7 +171,8 @@ impl BackupEntry<'_> {
         }
         let entry: Entry<'_> = serde_json::from_str(self.raw.get()).ok()?;
         let data = key.decrypt(&entry.session_data).ok()?;
-        RestoredKey::open(self.room_id.clone(), self.session_id.clone(), &data).ok()
+        let session_id = SessionId::new(self.session_id.clone().into_owned());
+        RestoredKey::open((*self.room_id).clone(), session_id, &data).ok()
     }
 }
 
@@ -213,10 +214,7 @@ pub fn room_entries<'a>(
     }
     let body: Sessions<'_> = serde_json::from_slice(body)
         .map_err(|_| MachineError::Malformed("the contents of a key backup"))?;
-    let entry = |(session_id, raw): (Cow<'_, str>, &'a RawValue)| BackupEntry {
-        room_id: room_id.to_owned(),
-        session_id: SessionId::new(session_id.into_owned()),
-        raw,
-    };
+    let room_id = Arc::new(room_id.to_owned());
+    let entry = |(session_id, raw)| BackupEntry { room_id: room_id.clone(), session_id, raw };
     Ok(body.sessions.into_iter().map(entry).collect())
 }

@@ -30,7 +30,7 @@ impl Mode {
     }
 }
 
-/// The hash of an HMAC or of PBKDF2. SHA-1, which SQLCipher has had before its version 4, is not among them.
+/// The hash of an HMAC or of PBKDF2; SHA-1 is left to OpenSSL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hash {
     Sha256,

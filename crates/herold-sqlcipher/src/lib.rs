@@ -5,8 +5,7 @@
 //! provider here does the same on the same bytes by RustCrypto's AES, SHA-2, HMAC and PBKDF2: a database is the same
 //! with either, and the tests compare the two.
 //!
-//! The table is one for the whole process: other parts of an app that use the same SQLCipher get it, too. What it does not
-//! have is SHA-1, which databases of SQLCipher 3 and older need.
+//! The table is one for the whole process: other parts of an app that use the same SQLCipher get it, too.
 //!
 //! This is the only crate of the store with unsafe code: the calling convention of the table, and nothing else. What a
 //! function does with the bytes is in `cipher`, which has none.
@@ -16,13 +15,14 @@ mod cipher;
 mod tests;
 
 use std::{
+    alloc::{Layout, handle_alloc_error},
     cell::UnsafeCell,
     ffi::{CStr, c_char, c_int, c_uchar, c_void},
-    ptr, slice,
-    sync::OnceLock,
+    fmt, ptr, slice,
+    sync::{Mutex, PoisonError},
 };
 
-use rusqlite::ffi;
+use libsqlite3_sys as ffi;
 
 use cipher::{BLOCK, Hash, KEY, Mode};
 
@@ -100,6 +100,8 @@ unsafe extern "C" {
     fn sqlcipher_malloc(size: u64) -> *mut c_void;
     fn sqlcipher_register_provider(provider: *mut Provider) -> c_int;
     fn sqlcipher_get_provider() -> *mut Provider;
+    fn sqlcipher_extra_init(unused: *const c_char) -> c_int;
+    fn sqlcipher_openssl_setup(provider: *mut Provider) -> c_int;
 }
 
 const PROVIDER: Provider = Provider {
@@ -132,24 +134,41 @@ unsafe impl Sync for First {}
 
 static FIRST: First = First(UnsafeCell::new(PROVIDER));
 
-/// Has SQLCipher use these ciphers from here on, in the whole process. The first call does it; connections that have their
-/// key already keep what they have. An SQLCipher that this crate does not know keeps OpenSSL.
-///
-/// # Errors
-/// SQLite cannot start, or has no memory.
-pub fn install() -> rusqlite::Result<()> {
-    static INSTALLED: OnceLock<c_int> = OnceLock::new();
-    match *INSTALLED.get_or_init(register) {
-        ffi::SQLITE_OK => Ok(()),
-        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+/// SQLite did not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotStarted {
+    /// SQLite's result code.
+    pub code: i32,
+}
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SQLite did not start: result code {}", self.code)
     }
 }
 
-/// Puts the table in place of what is there. Answers SQLite's code.
-fn register() -> c_int {
+impl std::error::Error for NotStarted {}
+
+/// Has SQLCipher use these ciphers from here on, in the whole process. The first call that succeeds does it; connections
+/// that have their key already keep what they have. An SQLCipher that this crate does not know keeps OpenSSL.
+///
+/// # Errors
+/// [`NotStarted`]. The next call tries again.
+pub fn install() -> Result<(), NotStarted> {
+    static INSTALLED: Mutex<bool> = Mutex::new(false);
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*installed {
+        register()?;
+        *installed = true;
+    }
+    Ok(())
+}
+
+/// Puts the table in place of what is there.
+fn register() -> Result<(), NotStarted> {
     // SAFETY: no argument, and a number that is built in.
     if unsafe { ffi::sqlite3_libversion_number() } != KNOWN {
-        return ffi::SQLITE_OK;
+        return Ok(());
     }
     let first = FIRST.0.get();
     // SAFETY: the tables are laid out as SQLCipher's, and what their functions ask of their callers is what SQLCipher gives
@@ -158,20 +177,28 @@ fn register() -> c_int {
     // OpenSSL's start. So it starts with a static table, which leaves the list before anybody frees it. A connection that was
     // made meanwhile may use it for as long as it likes. Pointers are checked for null, and written before anybody sees
     // them.
+    //
+    // Others may start SQLite meanwhile: SQLCipher's start holds the static mutex, so the static table is registered before
+    // it or not at all. SQLite calls itself started before SQLCipher is; the second call waits until it is, too.
     unsafe {
+        let starting = ffi::sqlite3_mutex_alloc(ffi::SQLITE_MUTEX_STATIC_MASTER);
+        ffi::sqlite3_mutex_enter(starting);
         if sqlcipher_get_provider().is_null() {
             sqlcipher_register_provider(first);
         }
-        let started = ffi::sqlite3_initialize();
-        if started != ffi::SQLITE_OK {
-            return started;
+        ffi::sqlite3_mutex_leave(starting);
+        for code in [ffi::sqlite3_initialize(), sqlcipher_extra_init(ptr::null())] {
+            if code != ffi::SQLITE_OK {
+                return Err(NotStarted { code });
+            }
         }
         let table = sqlcipher_malloc(size_of::<Provider>() as u64).cast::<Provider>();
         if table.is_null() {
-            return ffi::SQLITE_NOMEM;
+            // The static one must not stay on the list.
+            handle_alloc_error(Layout::new::<Provider>());
         }
         table.write(PROVIDER);
-        let registered = sqlcipher_register_provider(table);
+        let code = sqlcipher_register_provider(table);
         let mut at = table;
         while !(*at).next.is_null() {
             if (*at).next == first {
@@ -180,8 +207,17 @@ fn register() -> c_int {
                 at = (*at).next;
             }
         }
-        registered
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(NotStarted { code }) }
     }
+}
+
+/// SQLCipher's own table: it has SHA-1, which databases of SQLCipher 3 and older need. They are no store's, but may be
+/// another part's of the app.
+fn openssl() -> Provider {
+    let mut table = PROVIDER;
+    // SAFETY: it fills the functions in, and touches nothing else.
+    unsafe { sqlcipher_openssl_setup(&raw mut table) };
+    table
 }
 
 /// SQLite's code for how it went.
@@ -243,8 +279,12 @@ unsafe extern "C" fn block_size(_: *mut c_void) -> c_int {
     BLOCK as c_int
 }
 
-unsafe extern "C" fn hmac_size(_: *mut c_void, algorithm: c_int) -> c_int {
-    Hash::from_number(algorithm).map_or(0, |hash| hash.length() as c_int)
+unsafe extern "C" fn hmac_size(context: *mut c_void, algorithm: c_int) -> c_int {
+    if let Some(hash) = Hash::from_number(algorithm) {
+        return hash.length() as c_int;
+    }
+    // SAFETY: the caller's own arguments.
+    openssl().get_hmac_sz.map_or(0, |theirs| unsafe { theirs(context, algorithm) })
 }
 
 /// The operating system's random numbers need nothing added.
@@ -266,7 +306,7 @@ unsafe extern "C" fn random(_: *mut c_void, out: *mut c_void, length: c_int) -> 
 }
 
 unsafe extern "C" fn hmac(
-    _: *mut c_void,
+    context: *mut c_void,
     algorithm: c_int,
     key: *const c_uchar,
     key_length: c_int,
@@ -276,7 +316,23 @@ unsafe extern "C" fn hmac(
     second_length: c_int,
     out: *mut c_uchar,
 ) -> c_int {
-    let Some(hash) = Hash::from_number(algorithm) else { return ffi::SQLITE_ERROR };
+    let Some(hash) = Hash::from_number(algorithm) else {
+        let Some(theirs) = openssl().hmac else { return ffi::SQLITE_ERROR };
+        // SAFETY: the caller's own arguments.
+        return unsafe {
+            theirs(
+                context,
+                algorithm,
+                key,
+                key_length,
+                first,
+                first_length,
+                second,
+                second_length,
+                out,
+            )
+        };
+    };
     let mut code_of = [0; 64];
     let Some(made) = code_of.get_mut(..hash.length()) else { return ffi::SQLITE_ERROR };
     // SAFETY: SQLCipher's buffers with their lengths, and behind `out` room for the code. It may lie in the same page as
@@ -297,7 +353,7 @@ unsafe extern "C" fn hmac(
 }
 
 unsafe extern "C" fn kdf(
-    _: *mut c_void,
+    context: *mut c_void,
     algorithm: c_int,
     passphrase: *const c_uchar,
     passphrase_length: c_int,
@@ -307,9 +363,24 @@ unsafe extern "C" fn kdf(
     key_length: c_int,
     out: *mut c_uchar,
 ) -> c_int {
-    let (Some(hash), Ok(rounds), Ok(length)) =
-        (Hash::from_number(algorithm), u32::try_from(rounds), usize::try_from(key_length))
-    else {
+    let Some(hash) = Hash::from_number(algorithm) else {
+        let Some(theirs) = openssl().kdf else { return ffi::SQLITE_ERROR };
+        // SAFETY: the caller's own arguments.
+        return unsafe {
+            theirs(
+                context,
+                algorithm,
+                passphrase,
+                passphrase_length,
+                salt,
+                salt_length,
+                rounds,
+                key_length,
+                out,
+            )
+        };
+    };
+    let (Ok(rounds), Ok(length)) = (u32::try_from(rounds), usize::try_from(key_length)) else {
         return ffi::SQLITE_ERROR;
     };
     // SAFETY: SQLCipher's buffers with their lengths, which it has allocated apart and zeroed.

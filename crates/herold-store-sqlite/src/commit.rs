@@ -1,6 +1,6 @@
 //! Commits and checkpoints.
 
-use std::{fs::File, path::Path, sync::atomic::Ordering};
+use std::{path::Path, sync::atomic::Ordering};
 
 use herold_store::{ChangeSet, Changed, Durability, Snapshot, Store, StoreError, Table};
 use rusqlite::{CachedStatement, params};
@@ -15,9 +15,6 @@ use crate::{
     schema::Place,
     wal,
 };
-
-/// A longer log, in bytes, is emptied when the store is closed.
-const SHORT_LOG: u64 = 200_000;
 
 impl Store for SqliteStore {
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
@@ -48,7 +45,6 @@ impl Store for SqliteStore {
         if full {
             held.marked = held.demand_log(&self.files.log()).is_ok();
         }
-        held.log_is_behind = !full;
         if let Some(rollback) = &mut self.rollback {
             rollback.committed(full, raised);
         }
@@ -95,7 +91,7 @@ impl SqliteStore {
     /// Moves the log's pages into the database and empties the log.
     ///
     /// A commit does much the same when the log has grown to
-    /// [`StoreOptions::checkpoint_pages`](crate::StoreOptions::checkpoint_pages), closing does it with a log that the next opening would have to read long in.
+    /// [`StoreOptions::checkpoint_pages`](crate::StoreOptions::checkpoint_pages), closing does it always.
     ///
     /// # Errors
     /// [`StoreError::Io`] if it could not all be moved; every commit is safe in the log.
@@ -117,24 +113,6 @@ impl Held {
     pub(crate) fn empty_log(&mut self) -> Result<(), StoreError> {
         self.move_log("PRAGMA wal_checkpoint(TRUNCATE)")?;
         self.log_is_empty = true;
-        Ok(())
-    }
-
-    /// Takes all commits to the medium: a short log stays as it is, so that the next opening need not begin a new one,
-    /// and a long one, which the next opening would have to read, is emptied.
-    pub(crate) fn rest(&mut self, log: &Path) -> Result<(), StoreError> {
-        let length = std::fs::metadata(log).map_or(0, |log| log.len());
-        if length > SHORT_LOG {
-            return self.empty_log();
-        }
-        self.usable()?;
-        if self.log_is_behind {
-            File::open(log)
-                .and_then(|file| file.sync_data())
-                .and_then(|()| self.demand_log(log))
-                .map_err(|error| from_io(&error, "synchronising the log"))?;
-            self.log_is_behind = false;
-        }
         Ok(())
     }
 
@@ -160,7 +138,6 @@ impl Held {
             return Err(StoreError::Io("the log is in use".to_owned()));
         }
         self.frames.store(0, Ordering::Relaxed);
-        self.log_is_behind = false;
         Ok(())
     }
 

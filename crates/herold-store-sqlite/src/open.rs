@@ -68,8 +68,6 @@ pub(crate) struct Held {
     pub(crate) marked: bool,
     /// The log file has nothing in it, current or left over.
     pub(crate) log_is_empty: bool,
-    /// The log has commits that are not on the medium for certain.
-    pub(crate) log_is_behind: bool,
     /// Whether a commit waits for the medium as things are set now.
     pub(crate) synchronous: Option<bool>,
     /// Whether a commit overwrites the pages it frees as things are set now.
@@ -221,19 +219,15 @@ impl SqliteStore {
         self.held.as_ref().ok_or(StoreError::Suspended)
     }
 
-    /// Takes everything to the medium, and lets go of the store. A short log stays beside the database: the two belong
-    /// together.
+    /// Moves everything into the database file, and lets go of the store.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if it could not all be taken there, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
+    /// [`StoreError::Io`] if it could not all be moved, or the [`RollbackGuard`](crate::RollbackGuard) not be raised.
     /// Nothing is lost: the rest is in the log, and the next opening takes it from there.
     pub fn close(mut self) -> Result<(), StoreError> {
         let parted = self.part_from_guard();
-        let rested = match self.held.as_mut() {
-            Some(held) => held.rest(&self.files.log()),
-            None => Ok(()),
-        };
-        rested.and(parted)
+        let emptied = if self.held.is_some() { self.checkpoint() } else { Ok(()) };
+        emptied.and(parted)
     }
 
     /// Changes the key that opens the store, at the cost of one small file. The database's own key stays:
@@ -267,9 +261,7 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         // What fails here is in the log still; a store that was let go of is others' affair.
         let _ = self.part_from_guard();
-        if let Some(held) = self.held.as_mut() {
-            let _ = held.rest(&self.files.log());
-        }
+        let _ = self.checkpoint();
     }
 }
 
@@ -325,8 +317,6 @@ impl Held {
         let journal = if options.shared { journal::last(&connection)? } else { None };
         let held = Self {
             log_is_empty: no_log && frames.load(Ordering::Relaxed) == 0,
-            // Whoever wrote the last ones may have been killed.
-            log_is_behind: !no_log,
             marked: demand.asks_for(log.as_ref()),
             connection,
             mark,
@@ -406,7 +396,7 @@ pub(crate) fn connect(
 ) -> Result<Connection, StoreError> {
     let doing = "opening the database";
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    herold_sqlcipher::install().map_err(|error| from_sqlite(&error, "taking up the ciphers"))?;
+    herold_sqlcipher::install().map_err(|error| StoreError::Io(error.to_string()))?;
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| from_sqlite(&error, doing))?;
     let configure = || -> rusqlite::Result<String> {

@@ -83,8 +83,6 @@ impl StoreFactory for OnDisk {
         _key: &[u8],
     ) -> Option<Result<SqliteStore, StoreError>> {
         let path = store.files.database();
-        let mut store = store;
-        store.checkpoint().unwrap();
         store.close().unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         // Where a row is cannot be seen from outside: every page that an empty store does not have.

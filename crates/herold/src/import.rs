@@ -16,8 +16,15 @@ use crate::{
 pub(crate) const PAGE: usize = 500;
 /// As many room keys are stored in one step.
 const STEP: usize = 1000;
+
 /// As many are put in order together: what is in memory does not grow with how many there are.
-const WINDOW: usize = 100_000;
+fn window(source: KeySource) -> usize {
+    match source {
+        // The download is in memory itself, and its keys take so long to decrypt that a page written twice hardly counts.
+        KeySource::Backup => 25_000,
+        _ => 100_000,
+    }
+}
 
 /// What became of a page of entries.
 #[derive(Debug, Default)]
@@ -36,30 +43,31 @@ pub struct Opened {
 /// The first of `open` or `take`. What was taken by then stays.
 pub fn import_room_keys<P: Send, E: Send>(
     threads: &Threads,
+    source: KeySource,
     pages: impl Iterator<Item = P> + Send,
     open: impl Fn(P) -> Result<Opened, E> + Sync,
     mut take: impl FnMut(Vec<RestoredKey>) -> Result<Imported, E>,
 ) -> Result<Imported, E> {
     let mut sum = Imported::default();
-    let mut window = Vec::new();
-    let mut store = |window: &mut Vec<RestoredKey>| {
-        RestoredKey::sort(window);
+    let mut waiting = Vec::new();
+    let mut store = |waiting: &mut Vec<RestoredKey>| {
+        RestoredKey::sort(waiting);
         let mut stored = Imported::default();
-        while !window.is_empty() {
-            stored += take(window.drain(..window.len().min(STEP)).collect())?;
+        while !waiting.is_empty() {
+            stored += take(waiting.drain(..waiting.len().min(STEP)).collect())?;
         }
         Ok(stored)
     };
     threads.feed(pages, open, |page| {
         let Opened { keys, refused } = page?;
         sum.refused += refused;
-        window.extend(keys);
-        if window.len() >= WINDOW {
-            sum += store(&mut window)?;
+        waiting.extend(keys);
+        if waiting.len() >= window(source) {
+            sum += store(&mut waiting)?;
         }
         Ok(())
     })?;
-    sum += store(&mut window)?;
+    sum += store(&mut waiting)?;
     Ok(sum)
 }
 
@@ -73,7 +81,7 @@ pub(crate) fn import<P: Send>(
     report: &mut Report,
 ) -> Result<Imported, ClientError> {
     let mut done = 0;
-    import_room_keys(&Threads::default(), pages, open, |keys| {
+    import_room_keys(&Threads::default(), source, pages, open, |keys| {
         done += keys.len();
         let imported = session
             .step(|machine, snapshot, cx| machine.import_room_keys(snapshot, cx, keys, source))?;
