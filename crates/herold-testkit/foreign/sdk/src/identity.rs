@@ -161,7 +161,13 @@ async fn named<'a>(
     parameters: &'a Parameters,
 ) -> Result<(&'a str, VerificationRequest)> {
     let flow = parameters.text("flow")?;
+    let flows = || device.flows.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = flows().get(flow).cloned();
+    if let Some(request) = known {
+        return Ok((flow, request));
+    }
     let request = request(device, flow).await.with_context(|| format!("no flow {flow}"))?;
+    flows().insert(flow.to_owned(), request.clone());
     Ok((flow, request))
 }
 

@@ -6,6 +6,7 @@ mod identity;
 mod rooms;
 
 use std::{
+    collections::HashMap,
     future::Future,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +18,7 @@ use matrix_sdk::{
     Client, LoopCtrl, Room,
     authentication::matrix::MatrixSession,
     config::SyncSettings,
-    encryption::{BackupDownloadStrategy, EncryptionSettings},
+    encryption::{BackupDownloadStrategy, EncryptionSettings, verification::VerificationRequest},
     ruma::{
         OwnedUserId,
         events::{
@@ -110,6 +111,8 @@ struct Peer {
 /// A device that is logged in.
 pub struct Device {
     pub client: Client,
+    /// Verifications that were named once, by their ids: what has ended is not known to the SDK any more.
+    pub flows: Mutex<HashMap<String, VerificationRequest>>,
     /// Requests for verification that others have made: who, and the flow's id.
     pub asked: Arc<Mutex<Vec<(OwnedUserId, String)>>>,
 }
@@ -191,7 +194,7 @@ impl Device {
                 }
             }
         });
-        Ok(Self { client, asked })
+        Ok(Self { client, flows: Mutex::default(), asked })
     }
 
     fn names(&self) -> Value {

@@ -1,11 +1,13 @@
 //! Rooms, messages, files.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use matrix_sdk::{
     Room, RoomState,
     attachment::AttachmentConfig,
-    deserialized_responses::{TimelineEvent, TimelineEventKind},
+    deserialized_responses::{ShieldState, TimelineEvent, TimelineEventKind},
     media::{MediaFormat, MediaRequestParameters},
     ruma::{
         OwnedEventId, OwnedRoomId, OwnedUserId,
@@ -105,6 +107,9 @@ pub async fn send_event(device: &Device, parameters: &Parameters) -> Result<Valu
     Ok(json!({ "event_id": sent.response.event_id }))
 }
 
+/// An event that cannot be read yet is fetched again after this long.
+const REFETCH: Duration = Duration::from_millis(400);
+
 async fn fetch(room: &Room, id: &OwnedEventId) -> Option<TimelineEvent> {
     room.event(id, None).await.ok()
 }
@@ -113,7 +118,11 @@ pub async fn wait_message(device: &Device, parameters: &Parameters) -> Result<Va
     let id: OwnedEventId = parameters.id("event_id")?;
     let readable = async || {
         let Ok(room) = device.room(parameters) else { return Ok(None) };
-        Ok(fetch(&room, &id).await.filter(|event| !event.kind.is_utd()))
+        let event = fetch(&room, &id).await.filter(|event| !event.kind.is_utd());
+        if event.is_none() {
+            tokio::time::sleep(REFETCH).await;
+        }
+        Ok(event)
     };
     match parameters.poll(&format!("event {id}"), readable).await {
         Ok(event) => show(&event),
@@ -133,6 +142,12 @@ pub async fn event(device: &Device, parameters: &Parameters) -> Result<Value> {
 fn show(event: &TimelineEvent) -> Result<Value> {
     let raw: Value = event.raw().deserialize_as_unchecked()?;
     let content = raw.get("content").cloned().unwrap_or_default();
+    let shield =
+        event.encryption_info().map(|info| match info.verification_state.to_shield_state_lax() {
+            ShieldState::Red { .. } => "red",
+            ShieldState::Grey { .. } => "grey",
+            ShieldState::None => "none",
+        });
     let (decrypted, encrypted, session_id, utd) = match &event.kind {
         TimelineEventKind::Decrypted(found) => {
             let session = found.encryption_info.session_id().map(ToOwned::to_owned);
@@ -153,6 +168,7 @@ fn show(event: &TimelineEvent) -> Result<Value> {
         "body": decrypted.then(|| content["body"].clone()),
         "msgtype": decrypted.then(|| content["msgtype"].clone()),
         "content": decrypted.then_some(content),
+        "shield": shield,
         "utd": utd,
     }))
 }
