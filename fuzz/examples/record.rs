@@ -8,8 +8,12 @@ use std::{cell::RefCell, collections::BTreeMap, fs, path::Path, rc::Rc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use herold::{Answer, OwnedRoomId};
-use herold_crypto::{OutboundGroupSession, encrypt_attachment};
+use herold_crypto::{
+    Account, InboundGroupSession, OutboundGroupSession, PassphraseParameters, QrCode, QrKeys,
+    SessionData, encrypt_attachment,
+};
 use herold_fuzz::{
+    key_material,
     random::{self, Entropy},
     scene::{Dump, Peer, Probe, Scene, Stage},
 };
@@ -20,7 +24,7 @@ use herold_store::{
         AccountRecord, OlmSessionKey, OlmSessionRecord, Only, OutboundSessionRecord, RoomKey,
     },
 };
-use herold_testkit::World;
+use herold_testkit::{SIGNING_UPLOAD, World, with_password};
 // For the symbols that instrumented code calls, should this be built with the fuzzer's flags.
 use libfuzzer_sys as _;
 use serde_json::{Value, json};
@@ -110,6 +114,7 @@ fn main() {
     payloads(&world, &scene, &stolen, &mut seeds);
     history(&mut world, &scene, &mut seeds);
     attachments(&mut seeds);
+    key_material(&mut seeds);
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("scene.json");
     fs::write(file, serde_json::to_string(&scene).expect("a scene is JSON")).expect("written");
 }
@@ -284,17 +289,6 @@ fn stages(seeds: &mut Seeds) -> Vec<Stage> {
     }
     let mut stages: Vec<Stage> = Vec::new();
     let mut answers = Vec::new();
-    let settle =
-        |world: &mut World, stages: &mut Vec<Stage>, answers: &mut Vec<(usize, String)>| {
-            for _ in 0..30 {
-                world.sync(ALICE);
-                step_by_step(world, stages, answers);
-                for device in 1..world.devices.len() {
-                    world.pump(device);
-                    world.sync(device);
-                }
-            }
-        };
     settle(&mut world, &mut stages, &mut answers);
     let body = json!({
         "preset": "private_chat",
@@ -312,11 +306,116 @@ fn stages(seeds: &mut Seeds) -> Vec<Stage> {
     world.queue(ALICE, &room, "first");
     world.add_device("bob");
     settle(&mut world, &mut stages, &mut answers);
+    identity(&mut stages, &mut answers);
     for (stage, answer) in answers {
         let stage = u8::try_from(stage).expect("few stages");
         seeds.add("keys_answers", &[stage, 0], answer.as_bytes());
     }
     stages
+}
+
+/// Until nobody has anything to say any more.
+fn settle(world: &mut World, stages: &mut Vec<Stage>, answers: &mut Vec<(usize, String)>) {
+    for _ in 0..30 {
+        world.sync(ALICE);
+        step_by_step(world, stages, answers);
+        for device in 1..world.devices.len() {
+            world.pump(device);
+            world.sync(device);
+        }
+    }
+}
+
+/// An identity, a key backup, and a dehydrated device that Bob sends a room key to and Alice reads.
+fn identity(stages: &mut Vec<Stage>, answers: &mut Vec<(usize, String)>) {
+    let mut world = World::new(3);
+    for name in ["alice", "bob"] {
+        world.add_device(name);
+    }
+    world.settle();
+    let room = world.make_room_with(&[ALICE, BOB], json!({ "rotation_period_msgs": 1 }), "shared");
+    let prepared = world.command(ALICE, |engine| {
+        engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, false))
+    });
+    let body = prepared.and_then(|outputs| outputs.reply).expect("something to publish");
+    let body = with_password(&world, ALICE, &body);
+    assert_eq!(world.call(Some(ALICE), "POST", SIGNING_UPLOAD, body), json!({}));
+    let published = world.command(ALICE, |engine| {
+        engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
+    });
+    assert!(published.is_some_and(|outputs| outputs.reply));
+    settle(&mut world, stages, answers);
+
+    let prepared = world.command(ALICE, |engine| {
+        engine.step(|machine, snapshot, cx| machine.prepare_backup(snapshot, cx))
+    });
+    let body = serde_json::from_str(&prepared.expect("a backup").reply).expect("JSON");
+    let made = world.call(Some(ALICE), "POST", "/_matrix/client/v3/room_keys/version", body);
+    let version = made["version"].as_str().expect("a version");
+    let created = world.command(ALICE, |engine| {
+        engine.step(|machine, snapshot, cx| machine.backup_created(snapshot, cx, version))
+    });
+    assert!(created.is_some_and(|outputs| outputs.reply));
+    settle(&mut world, stages, answers);
+
+    let begun = world.command(ALICE, |engine| {
+        engine.step(|machine, snapshot, cx| machine.make_dehydration_key(snapshot, cx))?;
+        engine.step(|machine, snapshot, cx| machine.start_dehydration(snapshot, cx))
+    });
+    assert!(begun.is_some(), "a dehydrated device is made");
+    settle(&mut world, stages, answers);
+    world.queue(BOB, &room, "for the mailbox");
+    settle(&mut world, stages, answers);
+    let begun = world.command(ALICE, |engine| {
+        engine.step(|machine, snapshot, cx| machine.rehydrate(snapshot, cx))
+    });
+    assert!(begun.is_some(), "it is opened");
+    settle(&mut world, stages, answers);
+}
+
+/// What other clients and the server keep of keys: see the target.
+fn key_material(seeds: &mut Seeds) {
+    let mut session =
+        InboundGroupSession::from_session_key(OutboundGroupSession::new().session_key().as_str())
+            .expect("a session");
+    let key = session.export_at(0).expect("it is known");
+    let data = json!({
+        "algorithm": "m.megolm.v1.aes-sha2",
+        "forwarding_curve25519_key_chain": [],
+        "sender_key": "RByaiY6DrQIEq85D2Mkg4scE+fgu6HYk0+xJxPd1M0M",
+        "sender_claimed_keys": { "ed25519": "EAr5IFX7XSsx24lFZ8ynoZrxmTNwjDD2glVG3hsI4lo" },
+        "session_key": key.as_str(),
+        "org.matrix.msc3061.shared_history": true,
+    });
+    let text = data.to_string();
+    let parsed = SessionData::parse(text.as_bytes()).expect("session data");
+    let sealed = key_material::backup_key().public_key().encrypt(&parsed, &mut Entropy);
+    let entry = json!({
+        "first_message_index": 0, "forwarded_count": 0, "is_verified": false,
+        "session_data": {
+            "ephemeral": sealed.ephemeral, "ciphertext": sealed.ciphertext, "mac": sealed.mac,
+        },
+    });
+    let sessions = json!({ "sessions": { session.session_id().as_str(): entry } });
+    let rooms = json!({ "rooms": { "!r:world.test": sessions } });
+    seeds.add("key_material", &[0], rooms.to_string().as_bytes());
+    seeds.add("key_material", &[1], sessions.to_string().as_bytes());
+    seeds.add("key_material", &[2], text.as_bytes());
+    let mut export = data;
+    export["room_id"] = json!("!r:world.test");
+    export["session_id"] = json!(session.session_id().as_str());
+    seeds.add("key_material", &[3], export.to_string().as_bytes());
+    let storage = key_material::storage_key();
+    let parameters = PassphraseParameters::generate(&mut Entropy);
+    let described = storage.describe(Some("name".to_owned()), Some(parameters), &mut Entropy);
+    seeds.add("key_material", &[4], described.to_json().to_string().as_bytes());
+    let secret = storage.encrypt(key_material::SECRET, "c2VjcmV0", &mut Entropy);
+    seeds.add("key_material", &[5], secret.to_json().to_string().as_bytes());
+    seeds.add("key_material", &[6], storage.to_recovery_key().as_str().as_bytes());
+    let key = || Account::new().identity_keys().ed25519;
+    let keys = QrKeys::OtherUser { own_master: key(), their_master: key() };
+    let code = QrCode::new("$flow", keys, &mut Entropy).expect("a code");
+    seeds.add("key_material", &[7], code.to_bytes().as_slice());
 }
 
 /// Makes Alice's requests one at a time. The store before an answer becomes a stage.
@@ -326,9 +425,13 @@ fn step_by_step(world: &mut World, stages: &mut Vec<Stage>, answers: &mut Vec<(u
             break;
         }
         for outgoing in due.reply {
-            let answer = world.call_http(ALICE, &outgoing.http).to_string();
+            let answer = world.call_http(ALICE, &outgoing.http);
+            let status = if answer["errcode"].is_string() { 404 } else { 200 };
+            let answer = answer.to_string();
             let known = stages.iter().filter(|stage| stage.kind == outgoing.kind()).count();
-            if known < 2 && answer.len() > 2 || known == 0 {
+            // One name for all that there is to be asked about it.
+            let most = if outgoing.kind() == "dehydrated_device" { 6 } else { 2 };
+            if known < most && answer.len() > 2 || known == 0 {
                 stages.push(Stage {
                     kind: outgoing.kind().to_owned(),
                     id: outgoing.id.as_str().to_owned(),
@@ -338,7 +441,7 @@ fn step_by_step(world: &mut World, stages: &mut Vec<Stage>, answers: &mut Vec<(u
                 answers.push((stages.len() - 1, answer.clone()));
             }
             let body = answer.as_bytes();
-            let answer = Answer::Response { status: 200, retry_after_ms: None, body };
+            let answer = Answer::Response { status, retry_after_ms: None, body };
             world.command(ALICE, |engine| engine.answer(&outgoing, answer)).expect("taken");
         }
     }

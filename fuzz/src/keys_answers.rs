@@ -52,8 +52,7 @@ fn asked(subject: &mut Subject, which: usize, room: &RoomId, body: &[u8]) -> boo
             // Whatever event it is, that is the one that was asked for.
             let named = serde_json::from_slice::<serde_json::Value>(body).ok();
             let named = named.and_then(|event| event["event_id"].as_str()?.try_into().ok());
-            let asked: OwnedEventId =
-                named.unwrap_or_else(|| ruma::event_id!("$asked").to_owned());
+            let asked: OwnedEventId = named.unwrap_or_else(|| ruma::event_id!("$asked").to_owned());
             let taken = subject.input(length, &|machine, store, cx| {
                 machine.handle_event(store, cx, room, &asked, body)
             });

@@ -18,6 +18,7 @@
 compile_error!("build with --no-cfg-fuzzing: under cfg(fuzzing) vodozemac checks no signature");
 
 pub mod attachment;
+pub mod key_material;
 pub mod keys_answers;
 pub mod megolm_message;
 pub mod mutate;
@@ -34,8 +35,9 @@ pub mod to_device_payload;
 pub mod two_clients;
 
 /// Every target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, fn(&[u8])); 10] = [
     ("attachment", attachment::run),
+    ("key_material", key_material::run),
     ("keys_answers", keys_answers::run),
     ("megolm_message", megolm_message::run),
     ("olm_message", olm_message::run),
