@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, mem::ManuallyDrop, path::Path};
 
 use bench_work::{Directory, ROOM, Shared, Side};
-use matrix_sdk_crypto::{olm::ExportedRoomKey, store::types::BackupDecryptionKey};
 use matrix_sdk_crypto::{
     CollectStrategy, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine,
     TrustRequirement, types::events::room::encrypted::EncryptedEvent,
     types::requests::AnyOutgoingRequest,
 };
+use matrix_sdk_crypto::{olm::ExportedRoomKey, store::types::BackupDecryptionKey};
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{
     OneTimeKeyAlgorithm, OwnedUserId, RoomId, UInt, UserId,
@@ -221,7 +221,11 @@ impl Side for Opponent {
             for (session_id, entry) in room.sessions {
                 let entry = entry.deserialize().expect("an entry");
                 let key = key.decrypt_session_data(entry.session_data).expect("it decrypts");
-                keys.push(ExportedRoomKey::from_backed_up_room_key(room_id.clone(), session_id, key));
+                keys.push(ExportedRoomKey::from_backed_up_room_key(
+                    room_id.clone(),
+                    session_id,
+                    key,
+                ));
             }
         }
         self.runtime

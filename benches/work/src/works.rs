@@ -49,11 +49,18 @@ pub const WORKS: &[&str] = &[
     "open/100000",
 ];
 
-/// Works of which one turn is enough: no two calls of the same program differ by much beside what they take.
+/// Works of which one turn is enough: no two calls of the same program differ by much beside what they take, or nothing is
+/// asked of them.
 pub const LARGE: &[&str] = &[
     "encrypt/3000",
+    "send/1",
+    "send/1000",
     "backlog/10000",
     "backlog1/10000",
+    "share/1",
+    "share/100",
+    "share/1000",
+    "members/50",
     "share/10000",
     "members/50000",
     "import/100000",
