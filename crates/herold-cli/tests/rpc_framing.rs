@@ -109,6 +109,7 @@ fn hello_says_what_it_is() {
         "sas_room",
         "sas_device",
         "sas_self",
+        "qr",
         "key_files",
         "history",
         "dehydration",
