@@ -20,7 +20,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
     let (kind, size) = work.split_once('/').unwrap_or((work, "1"));
     let size: usize = size.parse().expect("a number");
     // Without a store one key takes as long as the next.
-    let keys = size.min(10_000);
+    let fewer = size.min(10_000);
     let folder = folder.join("criterion");
     let effort = effort(work);
     match kind {
@@ -29,7 +29,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
             measure(&folder, &effort, 1, || timed(|| session.encrypt(payload(1)).to_base64()).0)
         }
         "import" => {
-            let keys: Vec<String> = (0..keys)
+            let keys: Vec<String> = (0..fewer)
                 .map(|_| {
                     let writer = GroupSession::new(Default::default());
                     let session =
@@ -37,7 +37,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
                     session.export_at_first_known_index().to_base64()
                 })
                 .collect();
-            measure_once(keys as u64, || {
+            measure_once(fewer as u64, || {
                 timed(|| {
                     for key in &keys {
                         let key = ExportedSessionKey::from_base64(key).expect("a key");
@@ -50,7 +50,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
         "restore" => {
             let secret = PkDecryption::new();
             let public = PkEncryption::from_key(secret.public_key());
-            let entries: Vec<pk_encryption::Message> = (0..keys)
+            let entries: Vec<pk_encryption::Message> = (0..fewer)
                 .map(|_| {
                     let writer = GroupSession::new(Default::default());
                     let session =
@@ -59,7 +59,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
                     public.encrypt(key.as_bytes()).expect("a good key")
                 })
                 .collect();
-            measure_once(keys as u64, || {
+            measure_once(fewer as u64, || {
                 timed(|| {
                     for entry in &entries {
                         let key = secret.decrypt(entry).expect("it decrypts");
