@@ -103,7 +103,7 @@ fn bench() -> Result<()> {
         works.iter().map(|work| (*work, Default::default())).collect();
     for turn in 1..=TURNS {
         for (work, figures) in &mut figures {
-            if turn > 1 && bench_work::LARGE.contains(work) {
+            if turn > 1 && bench_work::ONE_TURN.contains(work) {
                 continue;
             }
             eprintln!("turn {turn}/{TURNS}: {work} ({} s)", start.elapsed().as_secs());

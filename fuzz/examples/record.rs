@@ -24,7 +24,7 @@ use herold_store::{
         AccountRecord, OlmSessionKey, OlmSessionRecord, Only, OutboundSessionRecord, RoomKey,
     },
 };
-use herold_testkit::{SIGNING_UPLOAD, World, with_password};
+use herold_testkit::{World, create_backup, publish_identity};
 // For the symbols that instrumented code calls, should this be built with the fuzzer's flags.
 use libfuzzer_sys as _;
 use serde_json::{Value, json};
@@ -334,28 +334,10 @@ fn identity(stages: &mut Vec<Stage>, answers: &mut Vec<(usize, String)>) {
     }
     world.settle();
     let room = world.make_room_with(&[ALICE, BOB], json!({ "rotation_period_msgs": 1 }), "shared");
-    let prepared = world.command(ALICE, |engine| {
-        engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, false))
-    });
-    let body = prepared.and_then(|outputs| outputs.reply).expect("something to publish");
-    let body = with_password(&world, ALICE, &body);
-    assert_eq!(world.call(Some(ALICE), "POST", SIGNING_UPLOAD, body), json!({}));
-    let published = world.command(ALICE, |engine| {
-        engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
-    });
-    assert!(published.is_some_and(|outputs| outputs.reply));
+    publish_identity(&mut world, ALICE, false);
     settle(&mut world, stages, answers);
 
-    let prepared = world.command(ALICE, |engine| {
-        engine.step(|machine, snapshot, cx| machine.prepare_backup(snapshot, cx))
-    });
-    let body = serde_json::from_str(&prepared.expect("a backup").reply).expect("JSON");
-    let made = world.call(Some(ALICE), "POST", "/_matrix/client/v3/room_keys/version", body);
-    let version = made["version"].as_str().expect("a version");
-    let created = world.command(ALICE, |engine| {
-        engine.step(|machine, snapshot, cx| machine.backup_created(snapshot, cx, version))
-    });
-    assert!(created.is_some_and(|outputs| outputs.reply));
+    create_backup(&mut world, ALICE);
     settle(&mut world, stages, answers);
 
     let begun = world.command(ALICE, |engine| {

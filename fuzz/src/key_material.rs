@@ -51,11 +51,10 @@ pub fn run(data: &[u8]) {
             }
         }
         3 => {
-            if let Ok(entry) = ExportedSession::parse(data)
-                && let Some(key) = RestoredKey::from_export(entry)
-            {
-                is_secret(&key);
-            }
+            let Ok(entry) = ExportedSession::parse(data) else { return };
+            let Some(key) = RestoredKey::from_export(entry) else { return };
+            let given = json().and_then(|json| Some(json["session_key"].as_str()?.to_owned()));
+            assert!(given.is_some_and(|given| !format!("{key:?}").contains(&given)));
         }
         4 => {
             if let Some(Ok(parsed)) = json().map(|json| KeyDescription::parse(&json)) {
@@ -96,12 +95,5 @@ pub fn run(data: &[u8]) {
 
 fn open(entries: &[herold_machine::BackupEntry<'_>]) {
     let key = backup_key();
-    for restored in entries.iter().filter_map(|entry| entry.open(&key)) {
-        is_secret(&restored);
-    }
-}
-
-fn is_secret(key: &RestoredKey) {
-    let text = format!("{key:?}");
-    assert!(text.len() < 4096, "{text}");
+    entries.iter().for_each(|entry| drop(entry.open(&key)));
 }

@@ -11,6 +11,7 @@ use vodozemac::{
 
 use crate::{
     measure::{Effort, measure, measure_once, timed},
+    people::exported,
     side::{ROOM, TEXT},
     works::{BATCH, KEY_SENDERS, KEYS, effort},
 };
@@ -29,19 +30,12 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
             measure(&folder, &effort, 1, || timed(|| session.encrypt(payload(1)).to_base64()).0)
         }
         "import" => {
-            let keys: Vec<String> = (0..fewer)
-                .map(|_| {
-                    let writer = GroupSession::new(Default::default());
-                    let session =
-                        InboundGroupSession::new(&writer.session_key(), Default::default());
-                    session.export_at_first_known_index().to_base64()
-                })
-                .collect();
+            let keys: Vec<String> =
+                (0..fewer).map(|_| exported(&GroupSession::new(Default::default()))).collect();
             measure_once(fewer as u64, || {
                 timed(|| {
                     for key in &keys {
-                        let key = ExportedSessionKey::from_base64(key).expect("a key");
-                        std::hint::black_box(InboundGroupSession::import(&key, Default::default()));
+                        std::hint::black_box(import(key));
                     }
                 })
                 .0
@@ -52,10 +46,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
             let public = PkEncryption::from_key(secret.public_key());
             let entries: Vec<pk_encryption::Message> = (0..fewer)
                 .map(|_| {
-                    let writer = GroupSession::new(Default::default());
-                    let session =
-                        InboundGroupSession::new(&writer.session_key(), Default::default());
-                    let key = session.export_at_first_known_index().to_base64();
+                    let key = exported(&GroupSession::new(Default::default()));
                     public.encrypt(key.as_bytes()).expect("a good key")
                 })
                 .collect();
@@ -63,9 +54,7 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
                 timed(|| {
                     for entry in &entries {
                         let key = secret.decrypt(entry).expect("it decrypts");
-                        let key = std::str::from_utf8(&key).expect("base64");
-                        let key = ExportedSessionKey::from_base64(key).expect("a key");
-                        std::hint::black_box(InboundGroupSession::import(&key, Default::default()));
+                        std::hint::black_box(import(std::str::from_utf8(&key).expect("base64")));
                     }
                 })
                 .0
@@ -126,6 +115,12 @@ pub(crate) fn run(work: &str, folder: &Path) -> Value {
         }
         _ => panic!("not a work: {work}"),
     }
+}
+
+/// Opens an exported session.
+fn import(key: &str) -> InboundGroupSession {
+    let key = ExportedSessionKey::from_base64(key).expect("a key");
+    InboundGroupSession::import(&key, Default::default())
 }
 
 /// What is encrypted for a message.

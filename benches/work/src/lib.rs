@@ -10,4 +10,4 @@ mod works;
 
 pub use people::{Directory, People};
 pub use side::{ROOM, Shared, Side, main};
-pub use works::{LARGE, WORKS};
+pub use works::{ONE_TURN, WORKS};

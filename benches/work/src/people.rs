@@ -226,16 +226,9 @@ impl People {
         let mut text = String::from("[");
         for n in 0..count {
             let group = GroupSession::new(Default::default());
-            let session = InboundGroupSession::new(&group.session_key(), Default::default());
-            let key = json!({
-                "algorithm": "m.megolm.v1.aes-sha2",
-                "forwarding_curve25519_key_chain": [],
-                "room_id": ROOM,
-                "sender_key": peer.curve25519.to_base64(),
-                "sender_claimed_keys": { "ed25519": peer.ed25519 },
-                "session_id": group.session_id(),
-                "session_key": session.export_at_first_known_index().to_base64(),
-            });
+            let mut key = peer.session_data(&group);
+            key["room_id"] = json!(ROOM);
+            key["session_id"] = json!(group.session_id());
             if n > 0 {
                 text.push(',');
             }
@@ -256,14 +249,7 @@ impl People {
         let mut text = format!("{{\"rooms\":{{{}:{{\"sessions\":{{", json!(ROOM));
         for n in 0..count {
             let group = GroupSession::new(Default::default());
-            let session = InboundGroupSession::new(&group.session_key(), Default::default());
-            let key = json!({
-                "algorithm": "m.megolm.v1.aes-sha2",
-                "forwarding_curve25519_key_chain": [],
-                "sender_key": peer.curve25519.to_base64(),
-                "sender_claimed_keys": { "ed25519": peer.ed25519 },
-                "session_key": session.export_at_first_known_index().to_base64(),
-            });
+            let key = peer.session_data(&group);
             let message = public.encrypt(key.to_string().as_bytes()).expect("a good key");
             let entry = json!({
                 "first_message_index": 0,
@@ -335,6 +321,17 @@ impl Directory for People {
 }
 
 impl Peer {
+    /// A session of this device's, as a backup has it.
+    fn session_data(&self, group: &GroupSession) -> Value {
+        json!({
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "forwarding_curve25519_key_chain": [],
+            "sender_key": self.curve25519.to_base64(),
+            "sender_claimed_keys": { "ed25519": self.ed25519 },
+            "session_key": exported(group),
+        })
+    }
+
     fn new(user: String, device: String) -> Self {
         let mut account = Account::new();
         account.generate_one_time_keys(1);
@@ -484,4 +481,10 @@ fn base64(bytes: &[u8]) -> String {
 fn unbase64(text: &str) -> Vec<u8> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).expect("base64")
+}
+
+/// A session from its beginning, as exports have it.
+pub(crate) fn exported(group: &GroupSession) -> String {
+    let session = InboundGroupSession::new(&group.session_key(), Default::default());
+    session.export_at_first_known_index().to_base64()
 }

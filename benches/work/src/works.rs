@@ -51,7 +51,7 @@ pub const WORKS: &[&str] = &[
 
 /// Works of which one turn is enough: no two calls of the same program differ by much beside what they take, or nothing is
 /// asked of them.
-pub const LARGE: &[&str] = &[
+pub const ONE_TURN: &[&str] = &[
     "encrypt/3000",
     "send/1",
     "send/1000",

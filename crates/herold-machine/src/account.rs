@@ -74,7 +74,7 @@ pub(crate) fn signed_device_keys(
     let mut object = device_keys(user_id, device_id, keys);
     account
         .sign_json(user_id.as_str(), device_id.as_str(), &mut object)
-        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+        .map_err(MachineError::crypto)?;
     Ok(object)
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn signed_keys(
         }
         account
             .sign_json(user_id.as_str(), device_id.as_str(), &mut key)
-            .map_err(|error| MachineError::Crypto(error.to_string()))?;
+            .map_err(MachineError::crypto)?;
         Ok::<_, MachineError>(key)
     };
     let (mut one_time, mut fallback) = (Map::new(), Map::new());
@@ -271,12 +271,10 @@ fn replenish(txn: &mut Txn<'_, '_>) -> Result<(), MachineError> {
         }
     }
     if uploads.device_keys_published && !uploads.unpublished_keys {
-        let spaced = |last: Option<Timestamp>, interval: Duration| {
-            last.is_none_or(|at| now < at || at.saturating_add(interval) <= now)
-        };
+        let is_spaced = |at: Timestamp| now < at || at.saturating_add(UPLOAD_INTERVAL) <= now;
         let maximum = ONE_TIME_KEYS;
         let have = uploads.server_one_time_keys.unwrap_or(0);
-        if have < maximum && spaced(uploads.uploaded_at, UPLOAD_INTERVAL) {
+        if have < maximum && uploads.uploaded_at.is_none_or(is_spaced) {
             let missing = usize::try_from(maximum - have).unwrap_or(0);
             txn.change_account()?.generate_one_time_keys(missing);
             uploads.unpublished_keys = true;

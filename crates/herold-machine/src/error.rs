@@ -55,3 +55,10 @@ pub enum MachineError {
     #[error("cryptography: {0}")]
     Crypto(String),
 }
+
+impl MachineError {
+    /// What the crypto core says.
+    pub(crate) fn crypto(error: impl std::fmt::Display) -> Self {
+        Self::Crypto(error.to_string())
+    }
+}

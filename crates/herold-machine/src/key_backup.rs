@@ -62,10 +62,6 @@ struct Version {
     auth_data: Value,
 }
 
-fn crypto(error: impl std::fmt::Display) -> MachineError {
-    MachineError::Crypto(error.to_string())
-}
-
 fn name(name: &str) -> NameKey {
     NameKey { name: name.to_owned() }
 }
@@ -233,10 +229,10 @@ pub(crate) fn prepare(txn: &mut Txn<'_, '_>) -> Result<String, MachineError> {
     let own = txn.own();
     let mut auth_data = json!({ "public_key": pending.public_key().to_base64() });
     let master: SigningKey = own_identity::master_key(txn)?.ok_or(MachineError::UnknownIdentity)?;
-    master.sign_json(own.user_id.as_str(), &mut auth_data).map_err(crypto)?;
+    master.sign_json(own.user_id.as_str(), &mut auth_data).map_err(MachineError::crypto)?;
     txn.account()?
         .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut auth_data)
-        .map_err(crypto)?;
+        .map_err(MachineError::crypto)?;
     Ok(json!({ "algorithm": BACKUP_ALGORITHM, "auth_data": auth_data }).to_string())
 }
 

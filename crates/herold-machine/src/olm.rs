@@ -187,9 +187,7 @@ pub(crate) fn encrypt_through(
     let Channel { key, mut record } = channel;
     let mut session = restore(&record)?;
     let payload = own.payload(device, event_type, content);
-    let message = session
-        .encrypt(payload.as_bytes())
-        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    let message = session.encrypt(payload.as_bytes()).map_err(MachineError::crypto)?;
     record.pickle = session.to_record();
     txn.put(&key, &record);
     txn.require_full();

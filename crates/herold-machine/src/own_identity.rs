@@ -36,10 +36,6 @@ pub(crate) const fn secret_name(usage: KeyUsage) -> &'static str {
 /// The three roles.
 const USAGES: [KeyUsage; 3] = [KeyUsage::Master, KeyUsage::SelfSigning, KeyUsage::UserSigning];
 
-fn crypto(error: impl std::fmt::Display) -> MachineError {
-    MachineError::Crypto(error.to_string())
-}
-
 /// The own identity as it is published.
 pub(crate) fn own_identity(txn: &Txn<'_, '_>) -> Result<Option<Identity>, MachineError> {
     let key = UserKey { user_id: txn.own().user_id.clone() };
@@ -206,10 +202,11 @@ fn upload_body(
     pending: &PendingIdentityRecord,
 ) -> Result<Value, MachineError> {
     let own = txn.own();
-    let mut body = pending_keys(pending)?.upload_body(&own.user_id).map_err(crypto)?;
+    let mut body =
+        pending_keys(pending)?.upload_body(&own.user_id).map_err(MachineError::crypto)?;
     txn.account()?
         .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut body["master_key"])
-        .map_err(crypto)?;
+        .map_err(MachineError::crypto)?;
     Ok(body)
 }
 
@@ -225,7 +222,7 @@ pub(crate) fn published(txn: &mut Txn<'_, '_>) -> Result<bool, MachineError> {
         &body["self_signing_key"],
         Some(&body["user_signing_key"]),
     )
-    .map_err(crypto)?;
+    .map_err(MachineError::crypto)?;
     let key = UserKey { user_id: own.user_id.clone() };
     let now = txn.cx.now;
     let verified = VerifiedIdentityRecord { master: parsed.master(), verified_at: now };
@@ -282,7 +279,7 @@ pub(crate) fn sign_own_device(txn: &mut Txn<'_, '_>) -> Result<(), MachineError>
     let device = parse_device_keys(&own.user_id, &own.device_id, &json)
         .map_err(|_| StoreError::Corrupt("the device's own signed keys".to_owned()))?;
     let object = herold_trust::sign_device(&private, &identity, &device, &own.keys.ed25519)
-        .map_err(crypto)?;
+        .map_err(MachineError::crypto)?;
     put_signature(txn, &own.user_id, own.device_id.as_str(), &object)
 }
 
@@ -344,10 +341,10 @@ pub(crate) fn verified_own(
     txn.put(&key, &VerifiedIdentityRecord { master: *master, verified_at: now });
     txn.require_full();
     // Other devices learn from the device's signature that this one trusts the identity.
-    let mut object = own_master_object(&identity, master).map_err(crypto)?;
+    let mut object = own_master_object(&identity, master).map_err(MachineError::crypto)?;
     txn.account()?
         .sign_json(own.user_id.as_str(), own.device_id.as_str(), &mut object)
-        .map_err(crypto)?;
+        .map_err(MachineError::crypto)?;
     put_signature(txn, &own.user_id, &master.to_base64(), &object)?;
     became_sure(txn)?;
     Ok(true)

@@ -211,8 +211,7 @@ fn look_at_key(
         return Ok(());
     }
     let Some(moved) = room_keys::restore(&record)?.export_at(next) else { return Ok(()) };
-    let moved = InboundGroupSession::import(moved.as_str())
-        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    let moved = InboundGroupSession::import(moved.as_str()).map_err(MachineError::crypto)?;
     plan.forgotten.ratcheted += 1;
     let moved =
         InboundSessionRecord { pickle: moved.to_record(), first_known_index: next, ..record };

@@ -427,12 +427,11 @@ fn new_session(
     room_id: &RoomId,
     room: &RoomRecord,
 ) -> Result<OutboundSessionRecord, MachineError> {
-    let crypto = |error: herold_crypto::MegolmError| MachineError::Crypto(error.to_string());
     let live = OutboundGroupSession::new();
     let session_id = live.session_id();
     let own = txn.own();
-    let inbound =
-        InboundGroupSession::from_session_key(live.session_key().as_str()).map_err(crypto)?;
+    let inbound = InboundGroupSession::from_session_key(live.session_key().as_str())
+        .map_err(MachineError::crypto)?;
     let inbound_key = InboundSessionKey {
         room_id: room_id.to_owned(),
         session_id: session_id.clone(),
@@ -464,7 +463,7 @@ fn new_session(
         .ok_or(MachineError::Malformed("a session for a room without encryption"))?;
     let record = OutboundSessionRecord {
         session_id: session_id.clone(),
-        pickle: live.to_record_ahead(RESERVE).map_err(crypto)?,
+        pickle: live.to_record_ahead(RESERVE).map_err(MachineError::crypto)?,
         reserved_index: live.message_index().saturating_add(RESERVE),
         initial: live.to_record(),
         created_at: txn.cx.now,
@@ -691,8 +690,7 @@ fn session_key_at(initial: &SecretBytes, index: u32) -> Result<SecretString, Mac
     if ahead == 0 {
         return Ok(initial.session_key());
     }
-    let advanced =
-        initial.to_record_ahead(ahead).map_err(|error| MachineError::Crypto(error.to_string()))?;
+    let advanced = initial.to_record_ahead(ahead).map_err(MachineError::crypto)?;
     Ok(OutboundGroupSession::from_record(advanced.as_slice()).map_err(corrupt)?.session_key())
 }
 
@@ -704,10 +702,7 @@ fn reserve(
 ) -> Result<(), MachineError> {
     let missing = || MachineError::Malformed("no session to encrypt with");
     let live = hot.live_outbound(room_id).ok_or_else(missing)?;
-    record.pickle = live
-        .session
-        .to_record_ahead(RESERVE)
-        .map_err(|error| MachineError::Crypto(error.to_string()))?;
+    record.pickle = live.session.to_record_ahead(RESERVE).map_err(MachineError::crypto)?;
     record.reserved_index = live.session.message_index().saturating_add(RESERVE);
     live.reserved_index = record.reserved_index;
     Ok(())

@@ -28,6 +28,57 @@ pub fn with_password(world: &World, device: usize, body: &str) -> Value {
     body
 }
 
+/// Has a device prepare an identity of its own: the body to publish, if there is anything to.
+///
+/// # Panics
+/// The device has died over it.
+pub fn prepare_identity(world: &mut World, device: usize, replace: bool) -> Option<String> {
+    let prepared = world.command(device, |engine| {
+        engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, replace))
+    });
+    prepared.expect("it is prepared").reply
+}
+
+/// Tells a device that the homeserver has taken its identity. Whether it was waiting for that.
+///
+/// # Panics
+/// The device has died over it.
+pub fn identity_published(world: &mut World, device: usize) -> bool {
+    let published = world.command(device, |engine| {
+        engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
+    });
+    published.expect("it is told").reply
+}
+
+/// Makes an identity on a device and has it accepted.
+///
+/// # Panics
+/// It is not.
+pub fn publish_identity(world: &mut World, device: usize, replace: bool) {
+    let body = prepare_identity(world, device, replace).expect("something to publish");
+    let body = with_password(world, device, &body);
+    assert_eq!(world.call(Some(device), "POST", SIGNING_UPLOAD, body), json!({}));
+    assert!(identity_published(world, device));
+}
+
+/// Makes a key backup on a device and has it accepted: its version.
+///
+/// # Panics
+/// It is not.
+pub fn create_backup(world: &mut World, device: usize) -> String {
+    let prepared = world.command(device, |engine| {
+        engine.step(|machine, snapshot, cx| machine.prepare_backup(snapshot, cx))
+    });
+    let body = serde_json::from_str(&prepared.expect("a backup").reply).expect("JSON");
+    let answer = world.call(Some(device), "POST", "/_matrix/client/v3/room_keys/version", body);
+    let version = answer["version"].as_str().expect("a version").to_owned();
+    let created = world.command(device, |engine| {
+        engine.step(|machine, snapshot, cx| machine.backup_created(snapshot, cx, &version))
+    });
+    assert!(created.expect("it is told").reply);
+    version
+}
+
 /// A user's cross-signing identity. Accounts serve as plain signing keys.
 pub struct CrossSigning {
     /// Whose it is.

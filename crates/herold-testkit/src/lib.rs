@@ -28,7 +28,10 @@ mod scenario;
 mod world;
 
 pub use attacker::Attacker;
-pub use cross_signing::{CrossSigning, IDENTITY_SECRETS, SIGNING_UPLOAD, with_password};
+pub use cross_signing::{
+    CrossSigning, IDENTITY_SECRETS, SIGNING_UPLOAD, create_backup, identity_published,
+    prepare_identity, publish_identity, with_password,
+};
 pub use disk::{Disk, DiskStore, Kill};
 pub use faults::{Fate, Faults};
 pub use oracle::Oracle;

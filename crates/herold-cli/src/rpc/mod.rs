@@ -41,7 +41,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 
 use self::{
-    error::{Answer, RpcError},
+    error::{Answer, RpcError, within},
     framing::Line,
     params::Params,
     session::Session,
@@ -151,10 +151,7 @@ async fn bounded(session: &mut Session, command: &str, params: Params) -> Answer
         (_, Some(wait)) => wait.saturating_add(SLACK),
         (_, None) => LIMIT,
     };
-    match tokio::time::timeout(limit, carry_out(session, command, params)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(RpcError::timeout("the command took too long")),
-    }
+    within(limit, "the command took too long", carry_out(session, command, params)).await?
 }
 
 async fn carry_out(session: &mut Session, command: &str, params: Params) -> Answer {

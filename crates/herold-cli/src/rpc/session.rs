@@ -12,7 +12,7 @@ use herold::{
 use serde_json::{Value, json};
 
 use super::{
-    error::{Answer, RpcError},
+    error::{Answer, RpcError, within},
     inbox::Inbox,
     message,
     params::Params,
@@ -214,15 +214,13 @@ impl Session {
         let client = self.client()?.clone();
         client.stop_sync().await;
         // The server is not to wait for news: what the runner provoked is there.
-        let outcome = tokio::time::timeout(wait, client.sync_once(Duration::ZERO)).await;
+        let round_trip = client.sync_once(Duration::ZERO);
+        let outcome = within(wait, "the round trip took too long", round_trip).await;
         if self.syncing {
             client.start_sync()?;
         }
-        match outcome {
-            Ok(Ok(_)) => Ok(json!({})),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(RpcError::timeout("the round trip took too long")),
-        }
+        outcome??;
+        Ok(json!({}))
     }
 
     /// Decrypts one pushed event the way a notification process does: background sync rests, the

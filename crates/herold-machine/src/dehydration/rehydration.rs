@@ -57,6 +57,34 @@ fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(what.to_owned())
 }
 
+/// What has come of a request.
+enum Received<'a> {
+    Body(&'a [u8]),
+    TooLarge,
+    /// Nothing yet: it is made again.
+    Later,
+    /// An error that stays.
+    Refused,
+}
+
+/// Sorts an answer, whose body may have so many bytes.
+fn receive<'a>(
+    txn: &mut Txn<'_, '_>,
+    answer: &'a Answer<'_>,
+    most: usize,
+) -> Result<Received<'a>, MachineError> {
+    match answer.success() {
+        Some(body) if body.len() > most => Ok(Received::TooLarge),
+        Some(body) => Ok(Received::Body(body)),
+        None if answer.is_over_limit() => Ok(Received::TooLarge),
+        None if answer.is_transient() => {
+            txn.failed(NAME, answer.retry_after())?;
+            Ok(Received::Later)
+        }
+        None => Ok(Received::Refused),
+    }
+}
+
 /// Takes the answer of `GET /dehydrated_device`.
 pub(crate) fn handle_found(
     txn: &mut Txn<'_, '_>,
@@ -67,24 +95,19 @@ pub(crate) fn handle_found(
     if dehydration::own_list_is_outdated(txn)? {
         return Ok(()); // asked again once it is known who is ours
     }
-    if answer.is_over_limit() {
-        return refuse(txn, policy, record, RehydrationRefusal::TooLarge);
-    }
-    let Some(body) = answer.success() else {
-        if answer.is_transient() {
-            txn.failed(NAME, answer.retry_after())?;
-            return Ok(());
+    let body = match receive(txn, &answer, MAX_DEVICE)? {
+        Received::Body(body) => body,
+        Received::Later => return Ok(()),
+        Received::TooLarge => return refuse(txn, policy, record, RehydrationRefusal::TooLarge),
+        Received::Refused => {
+            let outcome = match answer.errcode().as_str() {
+                "M_NOT_FOUND" => RehydrationOutcome::Absent,
+                _ if dehydration::is_unsupported(&answer) => RehydrationOutcome::Unsupported,
+                _ => RehydrationOutcome::Refused(RehydrationRefusal::Unavailable),
+            };
+            return end(txn, policy, record, outcome);
         }
-        let outcome = match answer.errcode().as_str() {
-            "M_NOT_FOUND" => RehydrationOutcome::Absent,
-            _ if dehydration::is_unsupported(&answer) => RehydrationOutcome::Unsupported,
-            _ => RehydrationOutcome::Refused(RehydrationRefusal::Unavailable),
-        };
-        return end(txn, policy, record, outcome);
     };
-    if body.len() > MAX_DEVICE {
-        return refuse(txn, policy, record, RehydrationRefusal::TooLarge);
-    }
     match open(txn, body)? {
         Ok(reading) => {
             txn.answered(NAME)?;
@@ -196,28 +219,23 @@ pub(crate) fn handle_page(
     if current != *sent {
         return Ok(()); // taken already
     }
-    if answer.is_over_limit() {
-        return refuse(txn, policy, record, RehydrationRefusal::TooLarge);
-    }
-    let Some(body) = answer.success() else {
-        if answer.is_transient() {
-            txn.failed(NAME, answer.retry_after())?;
-            return Ok(());
-        }
-        if dehydration::is_unsupported(&answer) && !reading.older_endpoint {
+    let body = match receive(txn, &answer, MAX_PAGE)? {
+        Received::Body(body) => body,
+        Received::Later => return Ok(()),
+        Received::TooLarge => return refuse(txn, policy, record, RehydrationRefusal::TooLarge),
+        Received::Refused if dehydration::is_unsupported(&answer) && !reading.older_endpoint => {
             reading.older_endpoint = true;
             txn.put(&Only, &reading);
             return Ok(());
         }
-        let reason = match answer.errcode().as_str() {
-            "M_FORBIDDEN" | "M_NOT_FOUND" => RehydrationRefusal::Gone,
-            _ => RehydrationRefusal::Unavailable,
-        };
-        return refuse(txn, policy, record, reason);
+        Received::Refused => {
+            let reason = match answer.errcode().as_str() {
+                "M_FORBIDDEN" | "M_NOT_FOUND" => RehydrationRefusal::Gone,
+                _ => RehydrationRefusal::Unavailable,
+            };
+            return refuse(txn, policy, record, reason);
+        }
     };
-    if body.len() > MAX_PAGE {
-        return refuse(txn, policy, record, RehydrationRefusal::TooLarge);
-    }
     let Ok(page) = serde_json::from_slice::<Page>(body) else {
         return malformed(txn, policy, record);
     };

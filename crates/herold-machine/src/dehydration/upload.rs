@@ -39,10 +39,11 @@ pub(super) fn make(
     let device_id = OwnedDeviceId::from(keys.curve25519.to_base64());
     let mut object = account::device_keys(&own.user_id, &device_id, keys);
     object["dehydrated"] = json!(true);
-    made.sign_json(own.user_id.as_str(), device_id.as_str(), &mut object).map_err(crypto)?;
-    signing.sign_json(own.user_id.as_str(), &mut object).map_err(crypto)?;
+    made.sign_json(own.user_id.as_str(), device_id.as_str(), &mut object)
+        .map_err(MachineError::crypto)?;
+    signing.sign_json(own.user_id.as_str(), &mut object).map_err(MachineError::crypto)?;
     let SignedKeys { one_time, fallback } = account::signed_keys(&own.user_id, &device_id, &made)?;
-    let closed = made.dehydrate(&key).map_err(crypto)?;
+    let closed = made.dehydrate(&key).map_err(MachineError::crypto)?;
     let body = json!({
         "device_id": device_id,
         "device_data": {
@@ -119,8 +120,4 @@ pub(super) fn handle_answer(
     remake(txn, &mut record)?;
     txn.put(&Only, &record);
     Ok(())
-}
-
-fn crypto(error: impl std::fmt::Display) -> MachineError {
-    MachineError::Crypto(error.to_string())
 }

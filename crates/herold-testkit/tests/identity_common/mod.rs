@@ -10,32 +10,14 @@ use serde_json::{Value, json};
 
 use crate::behaviour_common::known_devices;
 
-pub use herold_testkit::{IDENTITY_SECRETS as SECRETS, SIGNING_UPLOAD, with_password};
-
-pub fn prepare(world: &mut World, device: usize, replace: bool) -> Option<String> {
-    world
-        .command(device, |engine| {
-            engine.step(|machine, snapshot, cx| machine.prepare_identity(snapshot, cx, replace))
-        })
-        .unwrap()
-        .reply
-}
-
-pub fn published(world: &mut World, device: usize) -> bool {
-    world
-        .command(device, |engine| {
-            engine.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))
-        })
-        .unwrap()
-        .reply
-}
+pub use herold_testkit::{
+    IDENTITY_SECRETS as SECRETS, SIGNING_UPLOAD, create_backup, identity_published as published,
+    prepare_identity as prepare, publish_identity, with_password,
+};
 
 /// Makes an identity on a device and has it accepted.
 pub fn bootstrap(world: &mut World, device: usize, replace: bool) {
-    let body = prepare(world, device, replace).expect("something to publish");
-    let body = with_password(world, device, &body);
-    assert_eq!(world.call(Some(device), "POST", SIGNING_UPLOAD, body), json!({}));
-    assert!(published(world, device));
+    publish_identity(world, device, replace);
     world.settle();
 }
 
@@ -75,22 +57,7 @@ pub fn status(world: &mut World, device: usize) -> BackupStatus {
 }
 
 pub fn make_backup(world: &mut World, device: usize) -> String {
-    let body = world
-        .command(device, |engine| {
-            engine.step(|machine, snapshot, cx| machine.prepare_backup(snapshot, cx))
-        })
-        .unwrap()
-        .reply;
-    let body = serde_json::from_str(&body).unwrap();
-    let answer = world.call(Some(device), "POST", "/_matrix/client/v3/room_keys/version", body);
-    let version = answer["version"].as_str().unwrap().to_owned();
-    let created = world
-        .command(device, |engine| {
-            engine.step(|machine, snapshot, cx| machine.backup_created(snapshot, cx, &version))
-        })
-        .unwrap()
-        .reply;
-    assert!(created);
+    let version = create_backup(world, device);
     world.settle();
     version
 }

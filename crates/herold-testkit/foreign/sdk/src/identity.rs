@@ -200,16 +200,18 @@ pub async fn sas_accept(device: &Device, parameters: &Parameters) -> Result<Valu
     Ok(json!({ "flow": request.flow_id() }))
 }
 
-async fn sas_of(device: &Device, request: &VerificationRequest) -> Option<SasVerification> {
+/// What a request has come to, once it was begun.
+async fn begun(device: &Device, request: &VerificationRequest) -> Option<Verification> {
     let user = request.other_user_id();
-    let found = device.client.encryption().get_verification(user, request.flow_id()).await;
-    found.and_then(Verification::sas)
+    device.client.encryption().get_verification(user, request.flow_id()).await
+}
+
+async fn sas_of(device: &Device, request: &VerificationRequest) -> Option<SasVerification> {
+    begun(device, request).await.and_then(Verification::sas)
 }
 
 async fn qr_of(device: &Device, request: &VerificationRequest) -> Option<QrVerification> {
-    let user = request.other_user_id();
-    let found = device.client.encryption().get_verification(user, request.flow_id()).await;
-    found.and_then(Verification::qr)
+    begun(device, request).await.and_then(Verification::qr)
 }
 
 /// The strings; who has asked begins.
