@@ -42,6 +42,7 @@ const FREE: &[&str] = &["herold-testkit", "herold-examples", "xtask"];
 /// A foreign crate and the only layers that may name it.
 const OWNED: &[(&str, &[&str])] = &[
     ("vodozemac", &["herold-crypto"]),
+    ("graviola", &["herold-crypto"]),
     ("rusqlite", &["herold-store-sqlite", "herold-migrate"]),
     ("matrix-sdk-store-encryption", &["herold-migrate"]),
     ("libsqlite3-sys", &["herold-sqlcipher"]),

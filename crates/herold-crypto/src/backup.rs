@@ -22,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use vodozemac::{Curve25519PublicKey, Curve25519SecretKey};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
+use crate::agreement::{agree, private_bytes};
 use crate::entropy::{Entropy, secret_bytes};
 use crate::identity::{KeyError, curve25519_from_base64};
 use crate::record::{self, RecordError};
@@ -110,12 +111,12 @@ impl BackupPublicKey {
         let ephemeral = Curve25519SecretKey::from_slice(&seed);
         // `None` only for keys of small order, of which no value of this type exists. The keys are
         // all zero then, and so nothing may be written under them.
-        let shared = ephemeral.diffie_hellman(&self.0);
+        let shared = agree(&ephemeral, &self.0);
         debug_assert!(shared.is_some(), "a backup key has a large order");
         let json = session.to_json();
         let (ciphertext, mac) = match shared {
             Some(shared) => {
-                let keys = Keys::derive(shared.as_bytes());
+                let keys = Keys::derive(&shared);
                 (keys.encrypt(json.as_slice()), keys.mac())
             }
             None => (Vec::new(), [0; MAC_LENGTH]),
@@ -208,9 +209,8 @@ impl BackupDecryptionKey {
         let mut plaintext = Zeroizing::new(decode(&entry.ciphertext)?);
         let mac: [u8; MAC_LENGTH] =
             decode(&entry.mac)?.try_into().map_err(|_| BackupError::Malformed)?;
-        let shared =
-            self.0.diffie_hellman(&ephemeral).ok_or(BackupError::Key(KeyError::LowOrder))?;
-        let keys = Keys::derive(shared.as_bytes());
+        let shared = agree(&self.0, &ephemeral).ok_or(BackupError::Key(KeyError::LowOrder))?;
+        let keys = Keys::derive(&shared);
         if !bool::from(keys.mac().ct_eq(&mac)) {
             return Err(BackupError::WrongKey);
         }
@@ -235,10 +235,7 @@ impl BackupDecryptionKey {
     }
 
     fn seed(&self) -> Zeroizing<[u8; 32]> {
-        let mut boxed = self.0.to_bytes();
-        let seed = Zeroizing::new(*boxed);
-        boxed.zeroize();
-        seed
+        private_bytes(&self.0)
     }
 }
 
