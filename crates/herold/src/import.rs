@@ -52,9 +52,10 @@ pub fn import_room_keys<P: Send, E: Send>(
     let mut waiting = Vec::new();
     let mut store = |waiting: &mut Vec<RestoredKey>| {
         RestoredKey::sort(waiting);
+        let mut keys = std::mem::take(waiting).into_iter();
         let mut stored = Imported::default();
-        while !waiting.is_empty() {
-            stored += take(waiting.drain(..waiting.len().min(STEP)).collect())?;
+        while keys.len() > 0 {
+            stored += take(keys.by_ref().take(STEP).collect())?;
         }
         Ok(stored)
     };
