@@ -4,7 +4,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `herold.db` | the rows, every page encrypted and authenticated (AES-256-CBC, HMAC-SHA-512) |
+//! | `herold.db` | the rows, every page encrypted and authenticated (AES-256-CBC, HMAC-SHA-256; HMAC-SHA-512 if its key file has version 1) |
 //! | `herold.db-wal` | committed pages not yet moved into `herold.db`, encrypted in the same way |
 //! | `herold.salt` | how the store key opens the store: salt, passphrase cost, key check, wrapped data key |
 //! | `herold.mark` | how much the write-ahead log has to hold at least |

@@ -144,7 +144,7 @@ fn after_closing_no_key_is_left_in_memory() {
     let StoreKey::Raw(key) = raw() else { panic!("another kind") };
     let digits =
         |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
-    let (half, half_digits) = (&data_key[8..24], digits(&data_key[8..24]));
+    let (half, half_digits) = (&data_key.secret[8..24], digits(&data_key.secret[8..24]));
     let secrets = [
         ("the store key", key[8..24].to_vec()),
         ("the store key's digits", digits(&key[8..24]).into_bytes()),

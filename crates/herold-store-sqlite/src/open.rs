@@ -413,7 +413,7 @@ pub(crate) fn connect(
         connection.execute_batch(&key_statement(data_key))?;
         connection.execute_batch(&format!(
             "PRAGMA cipher_page_size = 4096;
-             PRAGMA cipher_hmac_algorithm = HMAC_SHA512;
+             PRAGMA cipher_hmac_algorithm = {};
              PRAGMA temp_store = MEMORY;
              PRAGMA locking_mode = EXCLUSIVE;
              PRAGMA secure_delete = ON;
@@ -424,6 +424,7 @@ pub(crate) fn connect(
              PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 0;
              PRAGMA cache_size = -{};",
+            data_key.pages.sql(),
             options.cache_kib
         ))?;
         // The first read: the key is put to the test, and the log is taken in.
@@ -441,7 +442,7 @@ pub(crate) fn connect(
 fn key_statement(data_key: &DataKey) -> Zeroizing<String> {
     let mut statement = Zeroizing::new(String::with_capacity(96));
     statement.push_str("PRAGMA key = \"x'");
-    for byte in data_key.iter() {
+    for byte in data_key.secret.iter() {
         // Writing to a string does not fail.
         let _ = write!(statement, "{byte:02x}");
     }

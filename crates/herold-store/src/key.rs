@@ -37,6 +37,9 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
+/// Most keys fit: ids of a room and a session.
+pub(crate) const USUAL_KEY: usize = 128;
+
 /// Appends a text component.
 pub(crate) fn push_text(out: &mut Vec<u8>, text: &str) {
     push_bytes(out, text.as_bytes());

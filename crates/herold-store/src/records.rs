@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     KeyError, KeyReader, Record, RecordKey, StoreError, Table,
-    key::{push_bytes, push_number, push_text},
+    key::{USUAL_KEY, push_bytes, push_number, push_text},
 };
 
 /// How a component of a key is laid out and read back.
@@ -111,7 +111,7 @@ macro_rules! record_key {
 
         impl RecordKey for $name {
             fn to_bytes(&self) -> Vec<u8> {
-                let mut out = Vec::new();
+                let mut out = Vec::with_capacity(USUAL_KEY);
                 $(self.$field.push(&mut out);)+
                 out
             }
@@ -131,7 +131,7 @@ macro_rules! prefix {
             $(#[$doc])*
             #[must_use]
             pub fn $name($($arg: &$type),+) -> Vec<u8> {
-                let mut out = Vec::new();
+                let mut out = Vec::with_capacity(USUAL_KEY);
                 $(push_text(&mut out, $arg.as_str());)+
                 out
             }

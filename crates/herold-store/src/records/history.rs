@@ -6,7 +6,10 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use super::{Component, RoomKey};
-use crate::{KeyError, KeyReader, Record, RecordKey, Table, key::push_text};
+use crate::{
+    KeyError, KeyReader, Record, RecordKey, Table,
+    key::{USUAL_KEY, push_text},
+};
 
 record_key! {
     /// A bundle of room keys, as one device has sent it: none can stand in another's way.
