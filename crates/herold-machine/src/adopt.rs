@@ -152,6 +152,7 @@ impl Machine {
                     master: pending.master.to_record(),
                     self_signing: pending.self_signing.to_record(),
                     user_signing: pending.user_signing.to_record(),
+                    replaced: None,
                 },
             );
         }

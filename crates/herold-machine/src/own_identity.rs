@@ -123,25 +123,29 @@ pub(crate) fn prepare(
     txn: &mut Txn<'_, '_>,
     replace: bool,
 ) -> Result<Option<String>, MachineError> {
+    let known = own_identity(txn)?.map(|identity| identity.master);
     let begun = match txn.load::<PendingIdentityRecord>(&Only)? {
         // Another identity has been made since, on another device: what was begun here must not take its place.
-        Some(begun) if !replace && is_superseded(txn.load(&own_key(txn))?, &begun)? => {
+        Some(begun) if is_superseded(known, &begun)? => {
             txn.delete::<PendingIdentityRecord>(&Only);
             None
         }
         begun => begun,
     };
+    // Nothing to publish. A replacement that was begun is kept all the same: the homeserver may have accepted it already.
+    let takes_a_place = begun.as_ref().is_none_or(|begun| begun.replaced == known);
+    if !replace && takes_a_place && has_all(txn)? {
+        return Ok(None);
+    }
     let pending = match begun {
         Some(pending) => pending,
         None => {
-            if !replace && has_all(txn)? {
-                return Ok(None);
-            }
             let keys = CrossSigningKeys::generate(txn.cx.entropy);
             let pending = PendingIdentityRecord {
                 master: keys.master.to_record(),
                 self_signing: keys.self_signing.to_record(),
                 user_signing: keys.user_signing.to_record(),
+                replaced: known,
             };
             txn.put(&Only, &pending);
             // What the server has accepted must not be gone.
@@ -152,24 +156,28 @@ pub(crate) fn prepare(
     Ok(Some(upload_body(txn, &pending)?.to_string()))
 }
 
-fn own_key(txn: &Txn<'_, '_>) -> UserKey {
-    UserKey { user_id: txn.own().user_id.clone() }
-}
-
-/// Whether another identity than the pending one is known.
+/// Whether an identity is known that has come after the pending one.
 fn is_superseded(
-    known: Option<IdentityRecord>,
+    known: Option<Ed25519PublicKey>,
     pending: &PendingIdentityRecord,
 ) -> Result<bool, MachineError> {
-    let Some(known) = known else { return Ok(false) };
-    Ok(known.identity.master != pending_keys(pending)?.master.public_key())
+    Ok(known.is_some() && known != pending.replaced && !is_pending(known, pending)?)
+}
+
+/// Whether `known` is the pending identity.
+fn is_pending(
+    known: Option<Ed25519PublicKey>,
+    pending: &PendingIdentityRecord,
+) -> Result<bool, MachineError> {
+    Ok(known == Some(pending_keys(pending)?.master.public_key()))
 }
 
 /// Whether an identity was begun to be made, and no other one is known.
 pub(crate) fn is_prepared(snapshot: &dyn Snapshot, own: &UserId) -> Result<bool, MachineError> {
     let Some(pending) = snapshot.load::<PendingIdentityRecord>(&Only)? else { return Ok(false) };
-    let known = snapshot.load(&UserKey { user_id: own.to_owned() })?;
-    Ok(!is_superseded(known, &pending)?)
+    let known = snapshot.load::<IdentityRecord>(&UserKey { user_id: own.to_owned() })?;
+    let known = known.map(|record| record.identity.master);
+    Ok(known.is_none() || is_pending(known, &pending)?)
 }
 
 /// Whether the published identity is this device's to use.

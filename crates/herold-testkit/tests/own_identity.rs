@@ -52,6 +52,32 @@ fn the_same_keys_are_published_whatever_dies_before_they_are_accepted() {
     clean(&world);
 }
 
+/// Accepted, and nobody was left to hear of it: until the next device list the replaced identity is the one that is known, and a
+/// call that means to replace nothing must not throw the accepted one's keys away.
+#[test]
+fn an_identity_that_was_replaced_unheard_keeps_its_keys_whoever_asks() {
+    for own in [true, false] {
+        let mut world = World::new(808);
+        let first = world.add_device("alice");
+        bootstrap(&mut world, first, false);
+        let replacing = if own { first } else { world.add_device("alice") };
+        world.settle();
+        let body = prepare(&mut world, replacing, true).unwrap();
+        let request = with_password(&world, replacing, &body);
+        world.call(Some(replacing), "POST", SIGNING_UPLOAD, request);
+        world.lose_power(replacing);
+        // Whoever has the replaced one's keys has nothing to publish; whoever has not goes on with what was begun.
+        let asked = prepare(&mut world, replacing, false);
+        assert_eq!(asked, (!own).then(|| body.clone()));
+        world.settle();
+        assert_eq!(prepare(&mut world, replacing, false).unwrap(), body);
+        assert!(published(&mut world, replacing));
+        world.settle();
+        assert!(is_signed(&mut world, replacing, replacing));
+        clean(&world);
+    }
+}
+
 /// Begun and not accepted, and then made on another device: what was begun must not take its place.
 #[test]
 fn an_identity_that_was_begun_gives_way_to_one_that_was_made_since() {

@@ -30,6 +30,9 @@ pub struct PendingIdentityRecord {
     pub self_signing: SecretBytes,
     /// The user-signing key. Secret.
     pub user_signing: SecretBytes,
+    /// The master key that was known when these were made: of an identity that they are to take the place of, not of one that
+    /// has come after them.
+    pub replaced: Option<Ed25519PublicKey>,
 }
 record!(PendingIdentityRecord, Only, PendingIdentity);
 
