@@ -816,6 +816,14 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_herold_ffi_checksum_method_client_wait_ready(
     ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_dehydration_status(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_rehydrate(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_start_dehydration(
+    ): Int
+    external fun uniffi_herold_ffi_checksum_method_client_stop_dehydration(
+    ): Int
     external fun uniffi_herold_ffi_checksum_method_client_backup_status(
     ): Int
     external fun uniffi_herold_ffi_checksum_method_client_export_keys(
@@ -978,6 +986,14 @@ internal object UniffiLib {
     external fun uniffi_herold_ffi_fn_method_client_wait_for_member(`ptr`: Long,`roomId`: RustBuffer.ByValue,`userId`: RustBuffer.ByValue,`membership`: RustBuffer.ByValue,`timeoutMs`: Long,
     ): Long
     external fun uniffi_herold_ffi_fn_method_client_wait_ready(`ptr`: Long,`timeoutMs`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_dehydration_status(`ptr`: Long,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_rehydrate(`ptr`: Long,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_start_dehydration(`ptr`: Long,`keyOrPassphrase`: RustBuffer.ByValue,`progress`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_herold_ffi_fn_method_client_stop_dehydration(`ptr`: Long,
     ): Long
     external fun uniffi_herold_ffi_fn_method_client_backup_status(`ptr`: Long,
     ): Long
@@ -1288,6 +1304,18 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_herold_ffi_checksum_method_client_wait_ready() and 0xFFFF) != 27817) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_dehydration_status() and 0xFFFF) != 52844) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_rehydrate() and 0xFFFF) != 24432) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_start_dehydration() and 0xFFFF) != 31408) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_herold_ffi_checksum_method_client_stop_dehydration() and 0xFFFF) != 33772) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_herold_ffi_checksum_method_client_backup_status() and 0xFFFF) != 17427) {
@@ -2149,6 +2177,44 @@ public interface ClientInterface {
      * [`HeroldError::WaitLonger`], [`HeroldError::LogInAgain`], [`HeroldError::Closed`].
      */
     suspend fun `waitReady`(`timeoutMs`: kotlin.ULong)
+    
+    /**
+     * How things stand with the dehydrated device.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    suspend fun `dehydrationStatus`(): DehydrationStatus
+    
+    /**
+     * Takes what was sent to the dehydrated device, if there is one. Needed after a verification by another device;
+     * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
+     *
+     * # Errors
+     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     */
+    suspend fun `rehydrate`(`progress`: ProgressSink? = null): Rehydrated?
+    
+    /**
+     * Has the user keep a dehydrated device: what is said while none of the user's devices is there can be read on the next
+     * one, after [`Client::recover`]. This device replaces it once a week, until [`Client::stop_dehydration`].
+     * `key_or_passphrase` opens the secret storage; it can be left out if the key is there and here already. Answers what
+     * has come out of the one that was there.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
+     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     */
+    suspend fun `startDehydration`(`keyOrPassphrase`: SecretString? = null, `progress`: ProgressSink? = null): Rehydrated?
+    
+    /**
+     * Removes the user's dehydrated device, with what was sent to it, and makes no new one.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`]: it goes on.
+     */
+    suspend fun `stopDehydration`()
     
     /**
      * How the key backup stands.
@@ -3261,6 +3327,124 @@ open class Client: Disposable, AutoCloseable, ClientInterface
                 uniffiHandle,
                 
         FfiConverterULong.lower(`timeoutMs`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * How things stand with the dehydrated device.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `dehydrationStatus`() : DehydrationStatus {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_dehydration_status(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeDehydrationStatus.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Takes what was sent to the dehydrated device, if there is one. Needed after a verification by another device;
+     * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
+     *
+     * # Errors
+     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `rehydrate`(`progress`: ProgressSink?) : Rehydrated? {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_rehydrate(
+                uniffiHandle,
+                
+        FfiConverterOptionalTypeProgressSink.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterOptionalTypeRehydrated.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Has the user keep a dehydrated device: what is said while none of the user's devices is there can be read on the next
+     * one, after [`Client::recover`]. This device replaces it once a week, until [`Client::stop_dehydration`].
+     * `key_or_passphrase` opens the secret storage; it can be left out if the key is there and here already. Answers what
+     * has come out of the one that was there.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
+     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `startDehydration`(`keyOrPassphrase`: SecretString?, `progress`: ProgressSink?) : Rehydrated? {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_start_dehydration(
+                uniffiHandle,
+                
+        FfiConverterOptionalTypeSecretString.lower(`keyOrPassphrase`),
+        FfiConverterOptionalTypeProgressSink.lower(`progress`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_herold_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_herold_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterOptionalTypeRehydrated.lift(it) },
+        // Error FFI converter
+        HeroldException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Removes the user's dehydrated device, with what was sent to it, and makes no new one.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`]: it goes on.
+     */
+    @Throws(HeroldException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `stopDehydration`() {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_herold_ffi_fn_method_client_stop_dehydration(
+                uniffiHandle,
+                
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_herold_ffi_rust_future_poll_void(future, callback, continuation) },
@@ -5692,6 +5876,69 @@ public object FfiConverterTypeClientConfig: FfiConverterRustBuffer<ClientConfig>
 
 
 /**
+ * How things stand with the dehydrated device.
+ */
+data class DehydrationStatus (
+    /**
+     * There is to be one, and this device keeps it fresh.
+     */
+    var `enabled`: kotlin.Boolean
+    , 
+    /**
+     * The key that opens it is here.
+     */
+    var `hasKey`: kotlin.Boolean
+    , 
+    /**
+     * The one on the homeserver, as far as known.
+     */
+    var `deviceId`: kotlin.String?
+    , 
+    /**
+     * Something is under way.
+     */
+    var `busy`: kotlin.Boolean
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeDehydrationStatus: FfiConverterRustBuffer<DehydrationStatus> {
+    override fun read(buf: ByteBuffer): DehydrationStatus {
+        return DehydrationStatus(
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: DehydrationStatus) = (
+            FfiConverterBoolean.allocationSize(value.`enabled`) +
+            FfiConverterBoolean.allocationSize(value.`hasKey`) +
+            FfiConverterOptionalString.allocationSize(value.`deviceId`) +
+            FfiConverterBoolean.allocationSize(value.`busy`)
+    )
+
+    override fun write(value: DehydrationStatus, buf: ByteBuffer) {
+            FfiConverterBoolean.write(value.`enabled`, buf)
+            FfiConverterBoolean.write(value.`hasKey`, buf)
+            FfiConverterOptionalString.write(value.`deviceId`, buf)
+            FfiConverterBoolean.write(value.`busy`, buf)
+    }
+}
+
+
+
+/**
  * What a branded messenger is made with. A store made by one deployment is not opened by another.
  */
 data class Deployment (
@@ -6023,6 +6270,69 @@ public object FfiConverterTypeImported: FfiConverterRustBuffer<Imported> {
 
 
 /**
+ * For how long a device keeps things, in seconds. What is left out is kept for ever.
+ */
+data class Lifetimes (
+    /**
+     * Room keys, from when they were received.
+     */
+    var `roomKeys`: kotlin.ULong? = null 
+    , 
+    /**
+     * Events, from when they were sent.
+     */
+    var `events`: kotlin.ULong? = null 
+    , 
+    /**
+     * What a room key can decrypt again, from when it was received: it is moved on behind what it has decrypted.
+     */
+    var `ratchetForward`: kotlin.ULong? = null 
+    , 
+    /**
+     * Olm sessions, from when they were last used. Of all rooms.
+     */
+    var `olmSessions`: kotlin.ULong? = null 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeLifetimes: FfiConverterRustBuffer<Lifetimes> {
+    override fun read(buf: ByteBuffer): Lifetimes {
+        return Lifetimes(
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Lifetimes) = (
+            FfiConverterOptionalULong.allocationSize(value.`roomKeys`) +
+            FfiConverterOptionalULong.allocationSize(value.`events`) +
+            FfiConverterOptionalULong.allocationSize(value.`ratchetForward`) +
+            FfiConverterOptionalULong.allocationSize(value.`olmSessions`)
+    )
+
+    override fun write(value: Lifetimes, buf: ByteBuffer) {
+            FfiConverterOptionalULong.write(value.`roomKeys`, buf)
+            FfiConverterOptionalULong.write(value.`events`, buf)
+            FfiConverterOptionalULong.write(value.`ratchetForward`, buf)
+            FfiConverterOptionalULong.write(value.`olmSessions`, buf)
+    }
+}
+
+
+
+/**
  * A line of the log.
  */
 data class LogRecord (
@@ -6339,6 +6649,26 @@ data class Policy (
      * days.
      */
     var `untrustedGraceSeconds`: kotlin.ULong? = null 
+    , 
+    /**
+     * Room keys of a room's past may be given to users whom this one invites.
+     */
+    var `shareHistory`: kotlin.Boolean = true 
+    , 
+    /**
+     * Room keys of a room's past are taken from whoever has invited this user.
+     */
+    var `acceptHistory`: kotlin.Boolean = true 
+    , 
+    /**
+     * For how long things are kept at most, whatever the app asks for. Default: for ever.
+     */
+    var `lifetimes`: Lifetimes? = null 
+    , 
+    /**
+     * The user may have a dehydrated device.
+     */
+    var `dehydration`: kotlin.Boolean = true 
     
 ){
     
@@ -6364,6 +6694,10 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterOptionalULong.read(buf),
             FfiConverterOptionalUInt.read(buf),
             FfiConverterOptionalULong.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterOptionalTypeLifetimes.read(buf),
+            FfiConverterBoolean.read(buf),
         )
     }
 
@@ -6376,7 +6710,11 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterOptionalULong.allocationSize(value.`rotationMessages`) +
             FfiConverterOptionalULong.allocationSize(value.`rotationSeconds`) +
             FfiConverterOptionalUInt.allocationSize(value.`maxDeviceNameChars`) +
-            FfiConverterOptionalULong.allocationSize(value.`untrustedGraceSeconds`)
+            FfiConverterOptionalULong.allocationSize(value.`untrustedGraceSeconds`) +
+            FfiConverterBoolean.allocationSize(value.`shareHistory`) +
+            FfiConverterBoolean.allocationSize(value.`acceptHistory`) +
+            FfiConverterOptionalTypeLifetimes.allocationSize(value.`lifetimes`) +
+            FfiConverterBoolean.allocationSize(value.`dehydration`)
     )
 
     override fun write(value: Policy, buf: ByteBuffer) {
@@ -6389,6 +6727,10 @@ public object FfiConverterTypePolicy: FfiConverterRustBuffer<Policy> {
             FfiConverterOptionalULong.write(value.`rotationSeconds`, buf)
             FfiConverterOptionalUInt.write(value.`maxDeviceNameChars`, buf)
             FfiConverterOptionalULong.write(value.`untrustedGraceSeconds`, buf)
+            FfiConverterBoolean.write(value.`shareHistory`, buf)
+            FfiConverterBoolean.write(value.`acceptHistory`, buf)
+            FfiConverterOptionalTypeLifetimes.write(value.`lifetimes`, buf)
+            FfiConverterBoolean.write(value.`dehydration`, buf)
     }
 }
 
@@ -6497,6 +6839,53 @@ public object FfiConverterTypeRecovery: FfiConverterRustBuffer<Recovery> {
 
 
 /**
+ * What has come out of a dehydrated device.
+ */
+data class Rehydrated (
+    /**
+     * So many events were read.
+     */
+    var `events`: kotlin.ULong
+    , 
+    /**
+     * So many room keys were new.
+     */
+    var `roomKeys`: kotlin.ULong
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeRehydrated: FfiConverterRustBuffer<Rehydrated> {
+    override fun read(buf: ByteBuffer): Rehydrated {
+        return Rehydrated(
+            FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Rehydrated) = (
+            FfiConverterULong.allocationSize(value.`events`) +
+            FfiConverterULong.allocationSize(value.`roomKeys`)
+    )
+
+    override fun write(value: Rehydrated, buf: ByteBuffer) {
+            FfiConverterULong.write(value.`events`, buf)
+            FfiConverterULong.write(value.`roomKeys`, buf)
+    }
+}
+
+
+
+/**
  * What is to be forgotten. What is left out stays, unless the deployment's policy says otherwise.
  */
 data class Retention (
@@ -6506,24 +6895,9 @@ data class Retention (
     var `roomId`: kotlin.String? = null 
     , 
     /**
-     * Room keys received longer ago than these seconds.
+     * What is older. Olm sessions not with a room.
      */
-    var `roomKeysSeconds`: kotlin.ULong? = null 
-    , 
-    /**
-     * Events that are older than these seconds.
-     */
-    var `eventsSeconds`: kotlin.ULong? = null 
-    , 
-    /**
-     * Room keys received longer ago than these seconds are moved on behind what they have decrypted.
-     */
-    var `ratchetForwardSeconds`: kotlin.ULong? = null 
-    , 
-    /**
-     * Olm sessions out of use for longer than these seconds. Not with a room.
-     */
-    var `olmSessionsSeconds`: kotlin.ULong? = null 
+    var `lifetimes`: Lifetimes? = null 
     
 ){
     
@@ -6541,27 +6915,18 @@ public object FfiConverterTypeRetention: FfiConverterRustBuffer<Retention> {
     override fun read(buf: ByteBuffer): Retention {
         return Retention(
             FfiConverterOptionalString.read(buf),
-            FfiConverterOptionalULong.read(buf),
-            FfiConverterOptionalULong.read(buf),
-            FfiConverterOptionalULong.read(buf),
-            FfiConverterOptionalULong.read(buf),
+            FfiConverterOptionalTypeLifetimes.read(buf),
         )
     }
 
     override fun allocationSize(value: Retention) = (
             FfiConverterOptionalString.allocationSize(value.`roomId`) +
-            FfiConverterOptionalULong.allocationSize(value.`roomKeysSeconds`) +
-            FfiConverterOptionalULong.allocationSize(value.`eventsSeconds`) +
-            FfiConverterOptionalULong.allocationSize(value.`ratchetForwardSeconds`) +
-            FfiConverterOptionalULong.allocationSize(value.`olmSessionsSeconds`)
+            FfiConverterOptionalTypeLifetimes.allocationSize(value.`lifetimes`)
     )
 
     override fun write(value: Retention, buf: ByteBuffer) {
             FfiConverterOptionalString.write(value.`roomId`, buf)
-            FfiConverterOptionalULong.write(value.`roomKeysSeconds`, buf)
-            FfiConverterOptionalULong.write(value.`eventsSeconds`, buf)
-            FfiConverterOptionalULong.write(value.`ratchetForwardSeconds`, buf)
-            FfiConverterOptionalULong.write(value.`olmSessionsSeconds`, buf)
+            FfiConverterOptionalTypeLifetimes.write(value.`lifetimes`, buf)
     }
 }
 
@@ -7319,6 +7684,21 @@ sealed class Content {
     }
     
     /**
+     * The content of another event was taken away.
+     */
+    data class Redaction(
+        /**
+         * That event.
+         */
+        val `redacts`: kotlin.String) : Content()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
      * Something else, such as a change of the room's settings.
      */
     data class Other(
@@ -7373,10 +7753,13 @@ public object FfiConverterTypeContent : FfiConverterRustBuffer<Content>{
                 FfiConverterOptionalString.read(buf),
                 FfiConverterOptionalULong.read(buf),
                 )
-            3 -> Content.Other(
+            3 -> Content.Redaction(
                 FfiConverterString.read(buf),
                 )
-            4 -> Content.Unreadable(
+            4 -> Content.Other(
+                FfiConverterString.read(buf),
+                )
+            5 -> Content.Unreadable(
                 FfiConverterTypeWhyUnreadable.read(buf),
                 )
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
@@ -7399,6 +7782,13 @@ public object FfiConverterTypeContent : FfiConverterRustBuffer<Content>{
                 + FfiConverterString.allocationSize(value.`name`)
                 + FfiConverterOptionalString.allocationSize(value.`mimetype`)
                 + FfiConverterOptionalULong.allocationSize(value.`size`)
+            )
+        }
+        is Content.Redaction -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`redacts`)
             )
         }
         is Content.Other -> {
@@ -7432,13 +7822,18 @@ public object FfiConverterTypeContent : FfiConverterRustBuffer<Content>{
                 FfiConverterOptionalULong.write(value.`size`, buf)
                 Unit
             }
-            is Content.Other -> {
+            is Content.Redaction -> {
                 buf.putInt(3)
+                FfiConverterString.write(value.`redacts`, buf)
+                Unit
+            }
+            is Content.Other -> {
+                buf.putInt(4)
                 FfiConverterString.write(value.`eventType`, buf)
                 Unit
             }
             is Content.Unreadable -> {
-                buf.putInt(4)
+                buf.putInt(5)
                 FfiConverterTypeWhyUnreadable.write(value.`reason`, buf)
                 Unit
             }
@@ -11486,6 +11881,38 @@ public object FfiConverterOptionalTypeDeployment: FfiConverterRustBuffer<Deploym
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeLifetimes: FfiConverterRustBuffer<Lifetimes?> {
+    override fun read(buf: ByteBuffer): Lifetimes? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeLifetimes.read(buf)
+    }
+
+    override fun allocationSize(value: Lifetimes?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeLifetimes.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Lifetimes?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeLifetimes.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypePolicy: FfiConverterRustBuffer<Policy?> {
     override fun read(buf: ByteBuffer): Policy? {
         if (buf.get().toInt() == 0) {
@@ -11540,6 +11967,38 @@ public object FfiConverterOptionalTypeProgress: FfiConverterRustBuffer<Progress?
         } else {
             buf.put(1)
             FfiConverterTypeProgress.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeRehydrated: FfiConverterRustBuffer<Rehydrated?> {
+    override fun read(buf: ByteBuffer): Rehydrated? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeRehydrated.read(buf)
+    }
+
+    override fun allocationSize(value: Rehydrated?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeRehydrated.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Rehydrated?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeRehydrated.write(value, buf)
         }
     }
 }

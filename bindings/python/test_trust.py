@@ -4,7 +4,7 @@ import os
 
 import herold
 from herold import (
-    Authentication, Event, HeroldError, IdentityState, Membership, RecoveryChange, RecoverySecret,
+    Authentication, Event, HeroldError, IdentityState, Lifetimes, Membership, RecoveryChange, RecoverySecret,
     RecoveryState, Retention, RoomSettings, SharedHistory, VerificationAction, VerificationState,
 )
 
@@ -141,7 +141,7 @@ class Trust(Case):
         self.assertEqual((await second.import_keys(path, "file passphrase")).fresh, 1)
         await self.expect_reads(second, room, event, "said before")
 
-        everything = Retention(room_keys_seconds=0, events_seconds=0)
+        everything = Retention(lifetimes=Lifetimes(room_keys=0, events=0))
         self.assertGreaterEqual((await second.would_forget(everything)).events, 1)
         self.assertGreaterEqual((await second.forget(everything)).events, 1)
         self.assertEqual(await second.timeline(room, 10), [])
@@ -161,6 +161,31 @@ class Trust(Case):
         shared = {"store_key": key_of("new"), "shared_store": True}
         app, extension = await self.resume("second", **shared), await self.resume("second", **shared)
         self.assertEqual(await app.rooms(), await extension.rooms())
+
+    async def test_a_dehydrated_device(self):
+        alice_id = register("alice")
+        bob = await self.log_in("bob", register("bob"))
+        first, key = await self.enabled("first", alice_id)
+        self.assertFalse((await first.dehydration_status()).enabled)
+        await self.expect_error(
+            HeroldError.RecoverFirst, first.start_dehydration(), "no_dehydration_key")
+        await self.expect_error(HeroldError.AskAgain, first.start_dehydration("wrong"))
+        self.assertIsNone(await first.start_dehydration(key))
+        status = await first.dehydration_status()
+        self.assertEqual((status.enabled, status.has_key, status.busy), (True, True, False))
+        self.assertTrue(status.device_id)
+
+        # Nobody is there when it is said.
+        room = await self.bring_together(bob, first)
+        await first.log_out()
+        event = await bob.send_text(room, "while you were away")
+        second = await self.log_in("second", alice_id)
+        await self.expect_error(HeroldError.RecoverFirst, second.rehydrate())
+        await second.recover(key)
+        await self.expect_reads(second, room, event, "while you were away")
+        await second.stop_dehydration()
+        self.assertFalse((await second.dehydration_status()).enabled)
+        self.assertIsNone(await second.rehydrate())
 
     async def test_comparing(self):
         user = register("alice")

@@ -859,6 +859,44 @@ public protocol ClientProtocol: AnyObject, Sendable {
     func waitReady(timeoutMs: UInt64) async throws 
     
     /**
+     * How things stand with the dehydrated device.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+    func dehydrationStatus() async throws  -> DehydrationStatus
+    
+    /**
+     * Takes what was sent to the dehydrated device, if there is one. Needed after a verification by another device;
+     * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
+     *
+     * # Errors
+     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     */
+    func rehydrate(progress: ProgressSink?) async throws  -> Rehydrated?
+    
+    /**
+     * Has the user keep a dehydrated device: what is said while none of the user's devices is there can be read on the next
+     * one, after [`Client::recover`]. This device replaces it once a week, until [`Client::stop_dehydration`].
+     * `key_or_passphrase` opens the secret storage; it can be left out if the key is there and here already. Answers what
+     * has come out of the one that was there.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
+     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     */
+    func startDehydration(keyOrPassphrase: SecretString?, progress: ProgressSink?) async throws  -> Rehydrated?
+    
+    /**
+     * Removes the user's dehydrated device, with what was sent to it, and makes no new one.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`]: it goes on.
+     */
+    func stopDehydration() async throws 
+    
+    /**
      * How the key backup stands.
      *
      * # Errors
@@ -1783,6 +1821,100 @@ open func waitReady(timeoutMs: UInt64)async throws   {
             rustFutureFunc: {
                 uniffi_herold_ffi_fn_method_client_wait_ready(
                         self.uniffiCloneHandle(),FfiConverterUInt64.lower(timeoutMs)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_void,
+            completeFunc: ffi_herold_ffi_rust_future_complete_void,
+            freeFunc: ffi_herold_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * How things stand with the dehydrated device.
+     *
+     * # Errors
+     * [`HeroldError::Closed`].
+     */
+open func dehydrationStatus()async throws  -> DehydrationStatus  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_dehydration_status(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeDehydrationStatus_lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Takes what was sent to the dehydrated device, if there is one. Needed after a verification by another device;
+     * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
+     *
+     * # Errors
+     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     */
+open func rehydrate(progress: ProgressSink? = nil)async throws  -> Rehydrated?  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_rehydrate(
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeProgressSink.lower(progress)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterOptionTypeRehydrated.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Has the user keep a dehydrated device: what is said while none of the user's devices is there can be read on the next
+     * one, after [`Client::recover`]. This device replaces it once a week, until [`Client::stop_dehydration`].
+     * `key_or_passphrase` opens the secret storage; it can be left out if the key is there and here already. Answers what
+     * has come out of the one that was there.
+     *
+     * # Errors
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
+     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
+     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     */
+open func startDehydration(keyOrPassphrase: SecretString? = nil, progress: ProgressSink? = nil)async throws  -> Rehydrated?  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_start_dehydration(
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeSecretString.lower(keyOrPassphrase),FfiConverterOptionTypeProgressSink.lower(progress)
+                )
+            },
+            pollFunc: ffi_herold_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_herold_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_herold_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterOptionTypeRehydrated.lift,
+            errorHandler: FfiConverterTypeHeroldError_lift
+        )
+}
+    
+    /**
+     * Removes the user's dehydrated device, with what was sent to it, and makes no new one.
+     *
+     * # Errors
+     * [`HeroldError::WaitLonger`]: it goes on.
+     */
+open func stopDehydration()async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_herold_ffi_fn_method_client_stop_dehydration(
+                        self.uniffiCloneHandle()
                 )
             },
             pollFunc: ffi_herold_ffi_rust_future_poll_void,
@@ -3551,6 +3683,95 @@ public func FfiConverterTypeClientConfig_lower(_ value: ClientConfig) -> RustBuf
 
 
 /**
+ * How things stand with the dehydrated device.
+ */
+public struct DehydrationStatus: Equatable, Hashable {
+    /**
+     * There is to be one, and this device keeps it fresh.
+     */
+    public var enabled: Bool
+    /**
+     * The key that opens it is here.
+     */
+    public var hasKey: Bool
+    /**
+     * The one on the homeserver, as far as known.
+     */
+    public var deviceId: String?
+    /**
+     * Something is under way.
+     */
+    public var busy: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * There is to be one, and this device keeps it fresh.
+         */enabled: Bool, 
+        /**
+         * The key that opens it is here.
+         */hasKey: Bool, 
+        /**
+         * The one on the homeserver, as far as known.
+         */deviceId: String?, 
+        /**
+         * Something is under way.
+         */busy: Bool) {
+        self.enabled = enabled
+        self.hasKey = hasKey
+        self.deviceId = deviceId
+        self.busy = busy
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension DehydrationStatus: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeDehydrationStatus: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> DehydrationStatus {
+        return
+            try DehydrationStatus(
+                enabled: FfiConverterBool.read(from: &buf), 
+                hasKey: FfiConverterBool.read(from: &buf), 
+                deviceId: FfiConverterOptionString.read(from: &buf), 
+                busy: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: DehydrationStatus, into buf: inout [UInt8]) {
+        FfiConverterBool.write(value.enabled, into: &buf)
+        FfiConverterBool.write(value.hasKey, into: &buf)
+        FfiConverterOptionString.write(value.deviceId, into: &buf)
+        FfiConverterBool.write(value.busy, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeDehydrationStatus_lift(_ buf: RustBuffer) throws -> DehydrationStatus {
+    return try FfiConverterTypeDehydrationStatus.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeDehydrationStatus_lower(_ value: DehydrationStatus) -> RustBuffer {
+    return FfiConverterTypeDehydrationStatus.lower(value)
+}
+
+
+/**
  * What a branded messenger is made with. A store made by one deployment is not opened by another.
  */
 public struct Deployment: Equatable, Hashable {
@@ -4016,6 +4237,95 @@ public func FfiConverterTypeImported_lower(_ value: Imported) -> RustBuffer {
 
 
 /**
+ * For how long a device keeps things, in seconds. What is left out is kept for ever.
+ */
+public struct Lifetimes: Equatable, Hashable {
+    /**
+     * Room keys, from when they were received.
+     */
+    public var roomKeys: UInt64?
+    /**
+     * Events, from when they were sent.
+     */
+    public var events: UInt64?
+    /**
+     * What a room key can decrypt again, from when it was received: it is moved on behind what it has decrypted.
+     */
+    public var ratchetForward: UInt64?
+    /**
+     * Olm sessions, from when they were last used. Of all rooms.
+     */
+    public var olmSessions: UInt64?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Room keys, from when they were received.
+         */roomKeys: UInt64? = nil, 
+        /**
+         * Events, from when they were sent.
+         */events: UInt64? = nil, 
+        /**
+         * What a room key can decrypt again, from when it was received: it is moved on behind what it has decrypted.
+         */ratchetForward: UInt64? = nil, 
+        /**
+         * Olm sessions, from when they were last used. Of all rooms.
+         */olmSessions: UInt64? = nil) {
+        self.roomKeys = roomKeys
+        self.events = events
+        self.ratchetForward = ratchetForward
+        self.olmSessions = olmSessions
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Lifetimes: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeLifetimes: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Lifetimes {
+        return
+            try Lifetimes(
+                roomKeys: FfiConverterOptionUInt64.read(from: &buf), 
+                events: FfiConverterOptionUInt64.read(from: &buf), 
+                ratchetForward: FfiConverterOptionUInt64.read(from: &buf), 
+                olmSessions: FfiConverterOptionUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Lifetimes, into buf: inout [UInt8]) {
+        FfiConverterOptionUInt64.write(value.roomKeys, into: &buf)
+        FfiConverterOptionUInt64.write(value.events, into: &buf)
+        FfiConverterOptionUInt64.write(value.ratchetForward, into: &buf)
+        FfiConverterOptionUInt64.write(value.olmSessions, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLifetimes_lift(_ buf: RustBuffer) throws -> Lifetimes {
+    return try FfiConverterTypeLifetimes.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLifetimes_lower(_ value: Lifetimes) -> RustBuffer {
+    return FfiConverterTypeLifetimes.lower(value)
+}
+
+
+/**
  * A line of the log.
  */
 public struct LogRecord: Equatable, Hashable {
@@ -4442,6 +4752,22 @@ public struct Policy: Equatable, Hashable {
      * days.
      */
     public var untrustedGraceSeconds: UInt64?
+    /**
+     * Room keys of a room's past may be given to users whom this one invites.
+     */
+    public var shareHistory: Bool
+    /**
+     * Room keys of a room's past are taken from whoever has invited this user.
+     */
+    public var acceptHistory: Bool
+    /**
+     * For how long things are kept at most, whatever the app asks for. Default: for ever.
+     */
+    public var lifetimes: Lifetimes?
+    /**
+     * The user may have a dehydrated device.
+     */
+    public var dehydration: Bool
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4473,7 +4799,19 @@ public struct Policy: Equatable, Hashable {
         /**
          * For `IdentityBasedThenStrict`: how long, in seconds, a device without keys is put up with. Default: seven
          * days.
-         */untrustedGraceSeconds: UInt64? = nil) {
+         */untrustedGraceSeconds: UInt64? = nil, 
+        /**
+         * Room keys of a room's past may be given to users whom this one invites.
+         */shareHistory: Bool = true, 
+        /**
+         * Room keys of a room's past are taken from whoever has invited this user.
+         */acceptHistory: Bool = true, 
+        /**
+         * For how long things are kept at most, whatever the app asks for. Default: for ever.
+         */lifetimes: Lifetimes? = nil, 
+        /**
+         * The user may have a dehydrated device.
+         */dehydration: Bool = true) {
         self.recipients = recipients
         self.leastTrust = leastTrust
         self.recipientsFloor = recipientsFloor
@@ -4483,6 +4821,10 @@ public struct Policy: Equatable, Hashable {
         self.rotationSeconds = rotationSeconds
         self.maxDeviceNameChars = maxDeviceNameChars
         self.untrustedGraceSeconds = untrustedGraceSeconds
+        self.shareHistory = shareHistory
+        self.acceptHistory = acceptHistory
+        self.lifetimes = lifetimes
+        self.dehydration = dehydration
     }
 
     
@@ -4509,7 +4851,11 @@ public struct FfiConverterTypePolicy: FfiConverterRustBuffer {
                 rotationMessages: FfiConverterOptionUInt64.read(from: &buf), 
                 rotationSeconds: FfiConverterOptionUInt64.read(from: &buf), 
                 maxDeviceNameChars: FfiConverterOptionUInt32.read(from: &buf), 
-                untrustedGraceSeconds: FfiConverterOptionUInt64.read(from: &buf)
+                untrustedGraceSeconds: FfiConverterOptionUInt64.read(from: &buf), 
+                shareHistory: FfiConverterBool.read(from: &buf), 
+                acceptHistory: FfiConverterBool.read(from: &buf), 
+                lifetimes: FfiConverterOptionTypeLifetimes.read(from: &buf), 
+                dehydration: FfiConverterBool.read(from: &buf)
         )
     }
 
@@ -4523,6 +4869,10 @@ public struct FfiConverterTypePolicy: FfiConverterRustBuffer {
         FfiConverterOptionUInt64.write(value.rotationSeconds, into: &buf)
         FfiConverterOptionUInt32.write(value.maxDeviceNameChars, into: &buf)
         FfiConverterOptionUInt64.write(value.untrustedGraceSeconds, into: &buf)
+        FfiConverterBool.write(value.shareHistory, into: &buf)
+        FfiConverterBool.write(value.acceptHistory, into: &buf)
+        FfiConverterOptionTypeLifetimes.write(value.lifetimes, into: &buf)
+        FfiConverterBool.write(value.dehydration, into: &buf)
     }
 }
 
@@ -4691,6 +5041,75 @@ public func FfiConverterTypeRecovery_lower(_ value: Recovery) -> RustBuffer {
 
 
 /**
+ * What has come out of a dehydrated device.
+ */
+public struct Rehydrated: Equatable, Hashable {
+    /**
+     * So many events were read.
+     */
+    public var events: UInt64
+    /**
+     * So many room keys were new.
+     */
+    public var roomKeys: UInt64
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * So many events were read.
+         */events: UInt64, 
+        /**
+         * So many room keys were new.
+         */roomKeys: UInt64) {
+        self.events = events
+        self.roomKeys = roomKeys
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Rehydrated: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeRehydrated: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Rehydrated {
+        return
+            try Rehydrated(
+                events: FfiConverterUInt64.read(from: &buf), 
+                roomKeys: FfiConverterUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Rehydrated, into buf: inout [UInt8]) {
+        FfiConverterUInt64.write(value.events, into: &buf)
+        FfiConverterUInt64.write(value.roomKeys, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRehydrated_lift(_ buf: RustBuffer) throws -> Rehydrated {
+    return try FfiConverterTypeRehydrated.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeRehydrated_lower(_ value: Rehydrated) -> RustBuffer {
+    return FfiConverterTypeRehydrated.lower(value)
+}
+
+
+/**
  * What is to be forgotten. What is left out stays, unless the deployment's policy says otherwise.
  */
 public struct Retention: Equatable, Hashable {
@@ -4699,21 +5118,9 @@ public struct Retention: Equatable, Hashable {
      */
     public var roomId: String?
     /**
-     * Room keys received longer ago than these seconds.
+     * What is older. Olm sessions not with a room.
      */
-    public var roomKeysSeconds: UInt64?
-    /**
-     * Events that are older than these seconds.
-     */
-    public var eventsSeconds: UInt64?
-    /**
-     * Room keys received longer ago than these seconds are moved on behind what they have decrypted.
-     */
-    public var ratchetForwardSeconds: UInt64?
-    /**
-     * Olm sessions out of use for longer than these seconds. Not with a room.
-     */
-    public var olmSessionsSeconds: UInt64?
+    public var lifetimes: Lifetimes?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4722,22 +5129,10 @@ public struct Retention: Equatable, Hashable {
          * In this room alone.
          */roomId: String? = nil, 
         /**
-         * Room keys received longer ago than these seconds.
-         */roomKeysSeconds: UInt64? = nil, 
-        /**
-         * Events that are older than these seconds.
-         */eventsSeconds: UInt64? = nil, 
-        /**
-         * Room keys received longer ago than these seconds are moved on behind what they have decrypted.
-         */ratchetForwardSeconds: UInt64? = nil, 
-        /**
-         * Olm sessions out of use for longer than these seconds. Not with a room.
-         */olmSessionsSeconds: UInt64? = nil) {
+         * What is older. Olm sessions not with a room.
+         */lifetimes: Lifetimes? = nil) {
         self.roomId = roomId
-        self.roomKeysSeconds = roomKeysSeconds
-        self.eventsSeconds = eventsSeconds
-        self.ratchetForwardSeconds = ratchetForwardSeconds
-        self.olmSessionsSeconds = olmSessionsSeconds
+        self.lifetimes = lifetimes
     }
 
     
@@ -4757,19 +5152,13 @@ public struct FfiConverterTypeRetention: FfiConverterRustBuffer {
         return
             try Retention(
                 roomId: FfiConverterOptionString.read(from: &buf), 
-                roomKeysSeconds: FfiConverterOptionUInt64.read(from: &buf), 
-                eventsSeconds: FfiConverterOptionUInt64.read(from: &buf), 
-                ratchetForwardSeconds: FfiConverterOptionUInt64.read(from: &buf), 
-                olmSessionsSeconds: FfiConverterOptionUInt64.read(from: &buf)
+                lifetimes: FfiConverterOptionTypeLifetimes.read(from: &buf)
         )
     }
 
     public static func write(_ value: Retention, into buf: inout [UInt8]) {
         FfiConverterOptionString.write(value.roomId, into: &buf)
-        FfiConverterOptionUInt64.write(value.roomKeysSeconds, into: &buf)
-        FfiConverterOptionUInt64.write(value.eventsSeconds, into: &buf)
-        FfiConverterOptionUInt64.write(value.ratchetForwardSeconds, into: &buf)
-        FfiConverterOptionUInt64.write(value.olmSessionsSeconds, into: &buf)
+        FfiConverterOptionTypeLifetimes.write(value.lifetimes, into: &buf)
     }
 }
 
@@ -5684,6 +6073,14 @@ public enum Content: Equatable, Hashable {
          */size: UInt64?
     )
     /**
+     * The content of another event was taken away.
+     */
+    case redaction(
+        /**
+         * That event.
+         */redacts: String
+    )
+    /**
      * Something else, such as a change of the room's settings.
      */
     case other(
@@ -5726,10 +6123,13 @@ public struct FfiConverterTypeContent: FfiConverterRustBuffer {
         case 2: return .file(name: try FfiConverterString.read(from: &buf), mimetype: try FfiConverterOptionString.read(from: &buf), size: try FfiConverterOptionUInt64.read(from: &buf)
         )
         
-        case 3: return .other(eventType: try FfiConverterString.read(from: &buf)
+        case 3: return .redaction(redacts: try FfiConverterString.read(from: &buf)
         )
         
-        case 4: return .unreadable(reason: try FfiConverterTypeWhyUnreadable.read(from: &buf)
+        case 4: return .other(eventType: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 5: return .unreadable(reason: try FfiConverterTypeWhyUnreadable.read(from: &buf)
         )
         
         default: throw UniffiInternalError.unexpectedEnumCase
@@ -5753,13 +6153,18 @@ public struct FfiConverterTypeContent: FfiConverterRustBuffer {
             FfiConverterOptionUInt64.write(size, into: &buf)
             
         
-        case let .other(eventType):
+        case let .redaction(redacts):
             writeInt(&buf, Int32(3))
+            FfiConverterString.write(redacts, into: &buf)
+            
+        
+        case let .other(eventType):
+            writeInt(&buf, Int32(4))
             FfiConverterString.write(eventType, into: &buf)
             
         
         case let .unreadable(reason):
-            writeInt(&buf, Int32(4))
+            writeInt(&buf, Int32(5))
             FfiConverterTypeWhyUnreadable.write(reason, into: &buf)
             
         }
@@ -9347,6 +9752,30 @@ fileprivate struct FfiConverterOptionTypeDeployment: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeLifetimes: FfiConverterRustBuffer {
+    typealias SwiftType = Lifetimes?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeLifetimes.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeLifetimes.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypePolicy: FfiConverterRustBuffer {
     typealias SwiftType = Policy?
 
@@ -9387,6 +9816,30 @@ fileprivate struct FfiConverterOptionTypeProgress: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeProgress.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeRehydrated: FfiConverterRustBuffer {
+    typealias SwiftType = Rehydrated?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeRehydrated.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeRehydrated.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -10180,6 +10633,18 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_herold_ffi_checksum_method_client_wait_ready() != 27817) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_dehydration_status() != 52844) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_rehydrate() != 24432) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_start_dehydration() != 31408) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_herold_ffi_checksum_method_client_stop_dehydration() != 33772) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_herold_ffi_checksum_method_client_backup_status() != 17427) {

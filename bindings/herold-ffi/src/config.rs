@@ -114,6 +114,35 @@ pub struct Policy {
     /// days.
     #[uniffi(default = None)]
     pub untrusted_grace_seconds: Option<u64>,
+    /// Room keys of a room's past may be given to users whom this one invites.
+    #[uniffi(default = true)]
+    pub share_history: bool,
+    /// Room keys of a room's past are taken from whoever has invited this user.
+    #[uniffi(default = true)]
+    pub accept_history: bool,
+    /// For how long things are kept at most, whatever the app asks for. Default: for ever.
+    #[uniffi(default = None)]
+    pub lifetimes: Option<Lifetimes>,
+    /// The user may have a dehydrated device.
+    #[uniffi(default = true)]
+    pub dehydration: bool,
+}
+
+/// For how long a device keeps things, in seconds. What is left out is kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, uniffi::Record)]
+pub struct Lifetimes {
+    /// Room keys, from when they were received.
+    #[uniffi(default = None)]
+    pub room_keys: Option<u64>,
+    /// Events, from when they were sent.
+    #[uniffi(default = None)]
+    pub events: Option<u64>,
+    /// What a room key can decrypt again, from when it was received: it is moved on behind what it has decrypted.
+    #[uniffi(default = None)]
+    pub ratchet_forward: Option<u64>,
+    /// Olm sessions, from when they were last used. Of all rooms.
+    #[uniffi(default = None)]
+    pub olm_sessions: Option<u64>,
 }
 
 /// Which devices get room keys, from lax to strict.
@@ -208,10 +237,22 @@ impl Policy {
             untrusted_grace: self
                 .untrusted_grace_seconds
                 .map_or(default.untrusted_grace, Duration::from_secs),
-            share_history: default.share_history,
-            accept_history: default.accept_history,
-            lifetimes: default.lifetimes,
-            dehydration: default.dehydration,
+            share_history: self.share_history,
+            accept_history: self.accept_history,
+            lifetimes: self.lifetimes.map_or(default.lifetimes, Lifetimes::into_herold),
+            dehydration: self.dehydration,
+        }
+    }
+}
+
+impl Lifetimes {
+    pub(crate) fn into_herold(self) -> herold::Lifetimes {
+        let span = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        herold::Lifetimes {
+            room_keys: span(self.room_keys),
+            events: span(self.events),
+            ratchet_forward: span(self.ratchet_forward),
+            olm_sessions: span(self.olm_sessions),
         }
     }
 }
@@ -247,7 +288,7 @@ impl std::fmt::Debug for StoreKey {
 mod tests {
     use herold::SecretString;
 
-    use super::{Deployment, LeastTrust, Policy, Recipients, StoreKey};
+    use super::{Deployment, LeastTrust, Lifetimes, Policy, Recipients, StoreKey};
     use crate::HeroldError;
 
     const NOTHING: Policy = Policy {
@@ -260,6 +301,10 @@ mod tests {
         rotation_seconds: None,
         max_device_name_chars: None,
         untrusted_grace_seconds: None,
+        share_history: true,
+        accept_history: true,
+        lifetimes: None,
+        dehydration: true,
     };
 
     #[test]
@@ -283,6 +328,15 @@ mod tests {
             rotation_seconds: Some(6),
             max_device_name_chars: Some(7),
             untrusted_grace_seconds: Some(8),
+            share_history: false,
+            accept_history: false,
+            lifetimes: Some(Lifetimes {
+                room_keys: Some(9),
+                events: Some(10),
+                ratchet_forward: Some(11),
+                olm_sessions: Some(12),
+            }),
+            dehydration: false,
         }
         .into_herold();
         assert_eq!(policy.recipients, herold::Recipients::OnlyTrusted);
@@ -294,6 +348,10 @@ mod tests {
         assert_eq!(policy.default_rotation.as_secs(), 6);
         assert_eq!(policy.max_device_name_chars, 7);
         assert_eq!(policy.untrusted_grace.as_secs(), 8);
+        assert!(!policy.share_history && !policy.accept_history && !policy.dehydration);
+        let kept = policy.lifetimes;
+        let kept = [kept.room_keys, kept.events, kept.ratchet_forward, kept.olm_sessions];
+        assert_eq!(kept.map(|span| span.unwrap().as_secs()), [9, 10, 11, 12]);
     }
 
     #[test]

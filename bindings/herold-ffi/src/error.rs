@@ -259,18 +259,19 @@ impl From<ClientError> for HeroldError {
             ClientError::RecoveryKey(_)
             | ClientError::WrongRecoveryKey
             | ClientError::KeyFile(KeyFileError::BadMac) => Self::AskAgain { code, detail },
-            ClientError::IdentityExists | ClientError::NoBackupKey => {
-                Self::RecoverFirst { code, detail }
-            }
+            ClientError::IdentityExists
+            | ClientError::NoBackupKey
+            | ClientError::NotVerified
+            | ClientError::NoDehydrationKey => Self::RecoverFirst { code, detail },
             ClientError::RecoveryIncomplete { missing, .. } => {
                 Self::RecoveredInPart { code, detail, missing: missing.into() }
             }
             ClientError::RecoveryInterrupted(change) => {
                 Self::FinishRecovery { code, detail, change: change.into() }
             }
-            ClientError::SecretStorage(_) | ClientError::SecretRefused(_) => {
-                Self::WarnOfTampering { code, detail }
-            }
+            ClientError::SecretStorage(_)
+            | ClientError::SecretRefused(_)
+            | ClientError::DehydratedDevice(_) => Self::WarnOfTampering { code, detail },
             ClientError::KeyFile(KeyFileError::Io(_)) => Self::FixInput { code, detail },
             ClientError::KeyFile(_) => Self::RejectFile { code, detail },
             ClientError::Unsupported(_) => Self::NotSupported { code, detail },

@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use herold::{ClientBuilder, ClientError, Lengthy, SecretString};
 
 use crate::{
-    CallbackFailed, Client, HeroldError, StoreKey, callback::Caller, host::run_alone, input,
+    CallbackFailed, Client, HeroldError, Lifetimes, StoreKey, callback::Caller, host::run_alone,
+    input,
 };
 
 /// How far lengthy work is.
@@ -59,18 +60,9 @@ pub struct Retention {
     /// In this room alone.
     #[uniffi(default = None)]
     pub room_id: Option<String>,
-    /// Room keys received longer ago than these seconds.
+    /// What is older. Olm sessions not with a room.
     #[uniffi(default = None)]
-    pub room_keys_seconds: Option<u64>,
-    /// Events that are older than these seconds.
-    #[uniffi(default = None)]
-    pub events_seconds: Option<u64>,
-    /// Room keys received longer ago than these seconds are moved on behind what they have decrypted.
-    #[uniffi(default = None)]
-    pub ratchet_forward_seconds: Option<u64>,
-    /// Olm sessions out of use for longer than these seconds. Not with a room.
-    #[uniffi(default = None)]
-    pub olm_sessions_seconds: Option<u64>,
+    pub lifetimes: Option<Lifetimes>,
 }
 
 /// How much was forgotten, or would be.
@@ -291,15 +283,9 @@ fn to_u64(count: usize) -> u64 {
 
 impl Retention {
     fn into_herold(self) -> Result<herold::Retention, HeroldError> {
-        let span = |seconds: Option<u64>| seconds.map(Duration::from_secs);
         Ok(herold::Retention {
             room_id: self.room_id.map(|id| input::room(&id)).transpose()?,
-            lifetimes: herold::Lifetimes {
-                room_keys: span(self.room_keys_seconds),
-                events: span(self.events_seconds),
-                ratchet_forward: span(self.ratchet_forward_seconds),
-                olm_sessions: span(self.olm_sessions_seconds),
-            },
+            lifetimes: self.lifetimes.map(Lifetimes::into_herold).unwrap_or_default(),
         })
     }
 }

@@ -28,6 +28,7 @@ compile_error!(
 mod callback;
 mod client;
 mod config;
+mod dehydration;
 mod error;
 mod event;
 mod host;
@@ -44,7 +45,8 @@ mod verification;
 
 pub use callback::{CallbackFailed, WakeUp};
 pub use client::Client;
-pub use config::{ClientConfig, Deployment, LeastTrust, Policy, Recipients, StoreKey};
+pub use config::{ClientConfig, Deployment, LeastTrust, Lifetimes, Policy, Recipients, StoreKey};
+pub use dehydration::{DehydrationStatus, Rehydrated};
 pub use error::HeroldError;
 pub use event::{Event, NumberedEvent};
 pub use host::end_everything;

@@ -48,6 +48,11 @@ pub enum Content {
         /// The size in bytes the sender gave. Not to be trusted.
         size: Option<u64>,
     },
+    /// The content of another event was taken away.
+    Redaction {
+        /// That event.
+        redacts: String,
+    },
     /// Something else, such as a change of the room's settings.
     Other {
         /// The type of the event.
@@ -143,9 +148,10 @@ impl From<RoomEvent> for TimelineEvent {
             session_id: event.session_id.map(|id| id.to_string()),
             shield: event.shield.into(),
             shared_by: event.shared_by.map(Into::into),
-            content: match event.body {
-                Ok(body) => Content::read(body),
-                Err(reason) => Content::Unreadable { reason: reason.into() },
+            content: match (event.body, event.redacts) {
+                (Ok(_), Some(redacts)) => Content::Redaction { redacts: redacts.into() },
+                (Ok(body), None) => Content::read(body),
+                (Err(reason), _) => Content::Unreadable { reason: reason.into() },
             },
         }
     }
@@ -192,6 +198,7 @@ impl std::fmt::Debug for Content {
             Self::Text { .. } => f.write_str("Text(..)"),
             Self::File { .. } => f.write_str("File(..)"),
             Self::Other { event_type } => write!(f, "Other({event_type})"),
+            Self::Redaction { redacts } => write!(f, "Redaction({redacts})"),
             Self::Unreadable { reason } => write!(f, "Unreadable({reason:?})"),
         }
     }

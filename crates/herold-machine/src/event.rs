@@ -436,6 +436,8 @@ pub struct RoomEvent {
     pub shared_by: Option<OwnedUserId>,
     /// The state key of a state event.
     pub state_key: Option<String>,
+    /// The event whose content a redaction (`m.room.redaction`) has taken away, in whatever place the room's version has it.
+    pub redacts: Option<OwnedEventId>,
 }
 
 /// The clear part of a room event.

@@ -11,8 +11,10 @@ use herold_store::{
 use herold_trust::{KeySource, Policy, Shield, ShieldReason, may_show, shield};
 
 use crate::{
-    ClearBody, MachineError, RoomEvent, Utd, devices::device_of, history_import::is_not_shared,
-    timeline,
+    ClearBody, MachineError, RoomEvent, Utd,
+    devices::device_of,
+    history_import::is_not_shared,
+    timeline::{self, REDACTION},
 };
 
 pub(crate) fn room_event(
@@ -43,13 +45,17 @@ pub(crate) fn room_event(
         shield: Shield::None,
         shared_by: None,
         state_key: parts.state_key,
+        redacts: None,
     };
     match record.decryption {
         Decryption::Clear => {
             let content = parts.content.map_or_else(|| "{}".to_owned(), |raw| raw.get().to_owned());
+            if record.event_type == REDACTION {
+                event.redacts = timeline::redacts(&record.raw);
+            }
             let clear_message = record.in_encrypted_room
                 && (event.state_key.is_none() || is_message(&record.event_type))
-                && record.event_type != "m.room.redaction";
+                && record.event_type != REDACTION;
             if clear_message {
                 event.shield = Shield::Red(ShieldReason::SentInClear);
             }

@@ -205,6 +205,7 @@ mod tests {
             shield,
             shared_by: None,
             state_key: None,
+            redacts: None,
         }
     }
 

@@ -44,6 +44,7 @@ pub fn event(event: &RoomEvent) -> Value {
         members.insert("type".to_owned(), json!(event_type));
         members.insert("content".to_owned(), content.unwrap_or(Value::Null));
         members.insert("state_key".to_owned(), json!(event.state_key));
+        members.insert("redacts".to_owned(), json!(event.redacts));
         members.insert("origin_server_ts".to_owned(), json!(event.origin_server_ts));
     }
     value
