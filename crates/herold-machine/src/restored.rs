@@ -144,7 +144,12 @@ pub(crate) fn import(
     keys: Vec<RestoredKey>,
     source: KeySource,
 ) -> Result<Imported, MachineError> {
+    let prefix = |key: &InboundSessionKey| InboundSessionKey::of(&key.room_id, &key.session_id);
     let mut imported = Imported::default();
+    // In order, they lie together, and mostly where nothing is: one look instead of one for each.
+    if let (Some(first), Some(last)) = (keys.first(), keys.last()) {
+        txn.look_ahead::<InboundSessionRecord>(&prefix(&first.key), &prefix(&last.key))?;
+    }
     for restored in keys {
         let (key, record) = restored.into_record(source, txn.cx.now);
         imported.count(room_keys::take(txn, hot, &key, record)?);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use herold_crypto::{Account, IdentityKeys, SecretBytes};
 use herold_store::{
-    ChangeSet, Record, RecordKey, Snapshot, SnapshotExt, StoreError,
+    ChangeSet, Record, RecordKey, Snapshot, SnapshotExt, StoreError, Table, prefix_end,
     records::{AccountRecord, BackoffRecord, CounterRecord, NameKey, Only, SequenceKey},
 };
 
@@ -79,6 +79,8 @@ pub(crate) struct Txn<'a, 'c> {
     kept: Option<LiveAccount>,
     account: Option<LiveAccount>,
     account_changed: bool,
+    /// Keys of a table of which the snapshot has none: from the first up to but without the second.
+    absent: Option<(Table, Vec<u8>, Vec<u8>)>,
     /// The time and randomness of the step.
     pub(crate) cx: &'a mut Context<'c>,
 }
@@ -100,6 +102,7 @@ impl<'a, 'c> Txn<'a, 'c> {
             account: None,
             first_number: left.first_number,
             account_changed: false,
+            absent: None,
             cx,
         }
     }
@@ -180,7 +183,31 @@ impl<'a, 'c> Txn<'a, 'c> {
 
     /// All records with `prefix`, the step's own changes included, in key order.
     pub(crate) fn list<R: Record>(&self, prefix: &[u8]) -> Result<Vec<Row<R>>, StoreError> {
-        self.merge(self.snapshot.list::<R>(prefix, usize::MAX)?, prefix)
+        let absent = self.absent.as_ref().is_some_and(|(table, from, end)| {
+            *table == R::TABLE
+                && **from <= *prefix
+                && prefix_end(prefix).is_some_and(|to| to <= *end)
+        });
+        let stored =
+            if absent { Vec::new() } else { self.snapshot.list::<R>(prefix, usize::MAX)? };
+        self.merge(stored, prefix)
+    }
+
+    /// Looks at once whether the snapshot has anything of a table from `first` up to and with all that begins with `last`. If not,
+    /// [`Txn::list`] need not look for any of it: for who is about to list many prefixes that lie together.
+    pub(crate) fn look_ahead<R: Record>(
+        &mut self,
+        first: &[u8],
+        last: &[u8],
+    ) -> Result<(), StoreError> {
+        let Some(end) = prefix_end(last) else { return Ok(()) };
+        let mut absent = true;
+        self.snapshot.scan(R::TABLE, &[], Some(first), &mut |key, _| {
+            absent = *key >= *end;
+            ControlFlow::Break(())
+        })?;
+        self.absent = absent.then(|| (R::TABLE, first.to_vec(), end));
+        Ok(())
     }
 
     /// Whether a table surely has no rows. Costs next to nothing for the tables that stores keep at hand.

@@ -98,15 +98,11 @@ impl Held {
         backwards: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ScanControl,
     ) -> Result<(), StoreError> {
-        let order = if backwards { "DESC" } else { "ASC" };
         let place = Place::of(table);
         let (start, end) = (place.key(start), place.end(end));
-        let below = if end.is_some() { "AND k < ?2" } else { "" };
-        let name = place.table;
         let mut read = || -> rusqlite::Result<()> {
-            let mut statement = self.connection.prepare_cached(&format!(
-                "SELECT k, v FROM t_{name} WHERE k >= ?1 {below} ORDER BY k {order}"
-            ))?;
+            let sql = place.range(end.is_some(), backwards);
+            let mut statement = self.connection.prepare_cached(sql)?;
             let bounds = std::iter::once(start.as_ref()).chain(end.as_deref());
             let mut rows = statement.query(params_from_iter(bounds))?;
             while let Some(row) = rows.next()? {

@@ -3,7 +3,10 @@
 //! A released step is never changed: a new version is a new step at the end. The tables of a step are
 //! named here and not taken from [`Table::ALL`](herold_store::Table::ALL), which grows.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{LazyLock, OnceLock},
+};
 
 use herold_store::{StoreError, Table};
 use rusqlite::Connection;
@@ -105,6 +108,8 @@ pub(crate) struct Place {
     pub(crate) get: String,
     pub(crate) put: String,
     pub(crate) delete: String,
+    /// The statements of [`Place::range`]: few are asked for, and opening a store has no time for the others.
+    ranges: [OnceLock<String>; 4],
 }
 
 /// The SQL table of the rows that share one.
@@ -142,7 +147,23 @@ impl Place {
                 "INSERT INTO t_{table}(k, v) VALUES (?1, ?2) ON CONFLICT(k) DO UPDATE SET v = excluded.v"
             ),
             delete: format!("DELETE FROM t_{table} WHERE k = ?1"),
+            ranges: Default::default(),
         }
+    }
+
+    /// The statement for the rows from a key on, up to another if it is `bounded`.
+    pub(crate) fn range(&self, bounded: bool, backwards: bool) -> &str {
+        let [up, up_to, down, down_to] = &self.ranges;
+        let (statement, below, order) = match (bounded, backwards) {
+            (false, false) => (up, "", "ASC"),
+            (true, false) => (up_to, "AND k < ?2", "ASC"),
+            (false, true) => (down, "", "DESC"),
+            (true, true) => (down_to, "AND k < ?2", "DESC"),
+        };
+        statement.get_or_init(|| {
+            let table = self.table;
+            format!("SELECT k, v FROM t_{table} WHERE k >= ?1 {below} ORDER BY k {order}")
+        })
     }
 
     /// A row's key as it stands in the SQL table.
