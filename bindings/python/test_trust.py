@@ -168,7 +168,7 @@ class Trust(Case):
         first, key = await self.enabled("first", alice_id)
         self.assertFalse((await first.dehydration_status()).enabled)
         await self.expect_error(
-            HeroldError.RecoverFirst, first.start_dehydration(), "no_dehydration_key")
+            HeroldError.AskAgain, first.start_dehydration(), "no_dehydration_key")
         await self.expect_error(HeroldError.AskAgain, first.start_dehydration("wrong"))
         self.assertIsNone(await first.start_dehydration(key))
         status = await first.dehydration_status()

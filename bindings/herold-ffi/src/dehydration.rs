@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use herold::SecretString;
+use herold::{ClientError, SecretString};
 
 use crate::{Client, HeroldError, ProgressSink, callback::Caller, input, keys::counted};
 
@@ -36,9 +36,10 @@ impl Client {
     /// has come out of the one that was there.
     ///
     /// # Errors
-    /// [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
-    /// [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
-    /// devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+    /// [`HeroldError::RecoverFirst`]: this device does not have the user's identity. [`HeroldError::AskAgain`]: the key is
+    /// needed, or it does not open with that. [`HeroldError::NotFound`]: there is no secret storage.
+    /// [`HeroldError::NotSupported`]: the homeserver does not know such devices. [`HeroldError::WaitLonger`]: it goes on.
+    /// [`HeroldError::Denied`]. [`HeroldError::WarnOfTampering`].
     #[uniffi::method(default(key_or_passphrase = None, progress = None))]
     pub async fn start_dehydration(
         &self,
@@ -51,8 +52,8 @@ impl Client {
         let caller = progress.map(Caller::of_progress).transpose()?;
         self.host
             .run(move |client| async move {
-                let taken = counted(client.start_dehydration(key_or_passphrase), caller).await?;
-                Ok(taken.map(Into::into))
+                let taken = counted(client.start_dehydration(key_or_passphrase), caller).await;
+                Ok(taken.map_err(key_wanted)?.map(Into::into))
             })
             .await
     }
@@ -61,7 +62,10 @@ impl Client {
     /// [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
     ///
     /// # Errors
-    /// As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+    /// [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or not the key.
+    /// [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read. [`HeroldError::NotFound`]: it was replaced
+    /// meanwhile. [`HeroldError::NotSupported`], [`HeroldError::RetryLater`], [`HeroldError::WaitLonger`],
+    /// [`HeroldError::Denied`].
     #[uniffi::method(default(progress = None))]
     pub async fn rehydrate(
         &self,
@@ -89,6 +93,17 @@ impl Client {
     /// [`HeroldError::Closed`].
     pub async fn dehydration_status(&self) -> Result<DehydrationStatus, HeroldError> {
         self.host.run(|client| async move { Ok(client.dehydration_status()?.into()) }).await
+    }
+}
+
+/// Whose device is recovered gives the key, and need not recover again.
+fn key_wanted(error: ClientError) -> HeroldError {
+    let wanted = matches!(error, ClientError::NoDehydrationKey);
+    match error.into() {
+        HeroldError::RecoverFirst { code, detail } if wanted => {
+            HeroldError::AskAgain { code, detail }
+        }
+        other => other,
     }
 }
 

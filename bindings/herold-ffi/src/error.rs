@@ -1,6 +1,6 @@
 //! [`HeroldError`]: what the app should do now.
 
-use herold::{ClientError, KeyFileError, StoreError, TransportError};
+use herold::{ClientError, KeyFileError, RehydrationRefusal, StoreError, TransportError};
 
 use crate::{AuthenticationChallenge, Missing, RecoveryChange};
 
@@ -268,6 +268,15 @@ impl From<ClientError> for HeroldError {
             }
             ClientError::RecoveryInterrupted(change) => {
                 Self::FinishRecovery { code, detail, change: change.into() }
+            }
+            ClientError::DehydratedDevice(RehydrationRefusal::Gone) => {
+                Self::NotFound { code, detail }
+            }
+            ClientError::DehydratedDevice(RehydrationRefusal::Unavailable) => {
+                Self::RetryLater { code, detail }
+            }
+            ClientError::DehydratedDevice(RehydrationRefusal::UnsupportedAlgorithm) => {
+                Self::NotSupported { code, detail }
             }
             ClientError::SecretStorage(_)
             | ClientError::SecretRefused(_)

@@ -48,7 +48,7 @@ pub enum Content {
         /// The size in bytes the sender gave. Not to be trusted.
         size: Option<u64>,
     },
-    /// The content of another event was taken away.
+    /// The content of another event was taken away, as the homeserver says: nothing proves who wanted it.
     Redaction {
         /// That event.
         redacts: String,
@@ -198,7 +198,7 @@ impl std::fmt::Debug for Content {
             Self::Text { .. } => f.write_str("Text(..)"),
             Self::File { .. } => f.write_str("File(..)"),
             Self::Other { event_type } => write!(f, "Other({event_type})"),
-            Self::Redaction { redacts } => write!(f, "Redaction({redacts})"),
+            Self::Redaction { redacts } => write!(f, "Redaction({redacts:?})"),
             Self::Unreadable { reason } => write!(f, "Unreadable({reason:?})"),
         }
     }

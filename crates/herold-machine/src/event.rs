@@ -436,7 +436,8 @@ pub struct RoomEvent {
     pub shared_by: Option<OwnedUserId>,
     /// The state key of a state event.
     pub state_key: Option<String>,
-    /// The event whose content a redaction (`m.room.redaction`) has taken away, in whatever place the room's version has it.
+    /// The event whose content a redaction (`m.room.redaction`) takes away, in whatever place the room's version has it. Nothing
+    /// but the homeserver's word says that its sender wanted it.
     pub redacts: Option<OwnedEventId>,
 }
 

@@ -125,6 +125,14 @@ pub(crate) fn prepare(
 ) -> Result<Option<String>, MachineError> {
     let known = own_identity(txn)?.map(|identity| identity.master);
     let begun = match txn.load::<PendingIdentityRecord>(&Only)? {
+        // On purpose it takes another one's place, too. Its keys stay the same: the homeserver may have accepted them, and what it
+        // shows may be older.
+        Some(begun) if replace && is_superseded(known, &begun)? => {
+            let begun = PendingIdentityRecord { replaced: known, ..begun };
+            txn.put(&Only, &begun);
+            txn.require_full();
+            Some(begun)
+        }
         // Another identity has been made since, on another device: what was begun here must not take its place.
         Some(begun) if is_superseded(known, &begun)? => {
             txn.delete::<PendingIdentityRecord>(&Only);

@@ -78,6 +78,27 @@ fn an_identity_that_was_replaced_unheard_keeps_its_keys_whoever_asks() {
     }
 }
 
+/// A homeserver may show another identity and then the accepted one again: a second reset does not throw the first one's keys
+/// away, either.
+#[test]
+fn a_replacement_that_is_asked_for_again_has_the_same_keys_whatever_was_shown_meanwhile() {
+    let mut world = World::new(809);
+    let (first, second) = (world.add_device("alice"), world.add_device("alice"));
+    bootstrap(&mut world, first, false);
+    let begun = prepare(&mut world, first, true).unwrap();
+    bootstrap(&mut world, second, true);
+    world.settle();
+    assert_eq!(prepare(&mut world, first, true).unwrap(), begun);
+    world.lose_power(first);
+    assert_eq!(prepare(&mut world, first, true).unwrap(), begun);
+    let request = with_password(&world, first, &begun);
+    world.call(Some(first), "POST", SIGNING_UPLOAD, request);
+    assert!(published(&mut world, first));
+    world.settle();
+    assert!(is_signed(&mut world, first, first));
+    clean(&world);
+}
+
 /// Begun and not accepted, and then made on another device: what was begun must not take its place.
 #[test]
 fn an_identity_that_was_begun_gives_way_to_one_that_was_made_since() {

@@ -326,7 +326,7 @@ samples! {
         master: secret("master"),
         self_signing: secret("self-signing"),
         user_signing: secret("user-signing"),
-        replaced: Some(ed()),
+        replaced: None,
     },
     RecoveryRecord: Only => RecoveryRecord {
         change: RecoveryChange::Reset,

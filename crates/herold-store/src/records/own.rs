@@ -7,7 +7,7 @@ use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceKey, InboundSessionKey, NameKey, Only, SequenceKey, VerificationKey};
-use crate::{Record, Table};
+use crate::{Record, StoreError, Table};
 
 /// A secret of the user's own, under its name in secret storage (`m.cross_signing.master`, ...,
 /// `m.megolm_backup.v1`). It was compared with the published public key when it was stored, and has to be
@@ -34,7 +34,35 @@ pub struct PendingIdentityRecord {
     /// has come after them.
     pub replaced: Option<Ed25519PublicKey>,
 }
-record!(PendingIdentityRecord, Only, PendingIdentity);
+
+impl Record for PendingIdentityRecord {
+    const TABLE: Table = Table::PendingIdentity;
+    /// Version 1 did not say what is replaced.
+    const VERSION: u8 = 2;
+    type Key = Only;
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        /// The fields of version 1.
+        #[derive(Deserialize)]
+        struct First {
+            master: SecretBytes,
+            self_signing: SecretBytes,
+            user_signing: SecretBytes,
+        }
+        let read = match bytes.split_first() {
+            Some((1, body)) => postcard::from_bytes(body).map(|first| {
+                let First { master, self_signing, user_signing } = first;
+                Self { master, self_signing, user_signing, replaced: None }
+            }),
+            Some((2, body)) => postcard::from_bytes(body),
+            _ => {
+                let what = "a pending identity of an unknown version";
+                return Err(StoreError::Corrupt(what.to_owned()));
+            }
+        };
+        read.map_err(|_| StoreError::Corrupt("a row of table pending_identity".to_owned()))
+    }
+}
 
 /// What is being done with the user's recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
