@@ -1309,10 +1309,10 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_herold_ffi_checksum_method_client_dehydration_status() and 0xFFFF) != 52844) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_herold_ffi_checksum_method_client_rehydrate() and 0xFFFF) != 24432) {
+    if ((lib.uniffi_herold_ffi_checksum_method_client_rehydrate() and 0xFFFF) != 35040) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_herold_ffi_checksum_method_client_start_dehydration() and 0xFFFF) != 31408) {
+    if ((lib.uniffi_herold_ffi_checksum_method_client_start_dehydration() and 0xFFFF) != 7127) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_herold_ffi_checksum_method_client_stop_dehydration() and 0xFFFF) != 33772) {
@@ -2191,7 +2191,10 @@ public interface ClientInterface {
      * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
      *
      * # Errors
-     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or not the key.
+     * [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read. [`HeroldError::NotFound`]: it was replaced
+     * meanwhile. [`HeroldError::NotSupported`], [`HeroldError::RetryLater`], [`HeroldError::WaitLonger`],
+     * [`HeroldError::Denied`].
      */
     suspend fun `rehydrate`(`progress`: ProgressSink? = null): Rehydrated?
     
@@ -2202,9 +2205,10 @@ public interface ClientInterface {
      * has come out of the one that was there.
      *
      * # Errors
-     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
-     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
-     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity. [`HeroldError::AskAgain`]: the key is
+     * needed, or it does not open with that. [`HeroldError::NotFound`]: there is no secret storage.
+     * [`HeroldError::NotSupported`]: the homeserver does not know such devices. [`HeroldError::WaitLonger`]: it goes on.
+     * [`HeroldError::Denied`]. [`HeroldError::WarnOfTampering`].
      */
     suspend fun `startDehydration`(`keyOrPassphrase`: SecretString? = null, `progress`: ProgressSink? = null): Rehydrated?
     
@@ -3373,7 +3377,10 @@ open class Client: Disposable, AutoCloseable, ClientInterface
      * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
      *
      * # Errors
-     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or not the key.
+     * [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read. [`HeroldError::NotFound`]: it was replaced
+     * meanwhile. [`HeroldError::NotSupported`], [`HeroldError::RetryLater`], [`HeroldError::WaitLonger`],
+     * [`HeroldError::Denied`].
      */
     @Throws(HeroldException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -3404,9 +3411,10 @@ open class Client: Disposable, AutoCloseable, ClientInterface
      * has come out of the one that was there.
      *
      * # Errors
-     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
-     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
-     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity. [`HeroldError::AskAgain`]: the key is
+     * needed, or it does not open with that. [`HeroldError::NotFound`]: there is no secret storage.
+     * [`HeroldError::NotSupported`]: the homeserver does not know such devices. [`HeroldError::WaitLonger`]: it goes on.
+     * [`HeroldError::Denied`]. [`HeroldError::WarnOfTampering`].
      */
     @Throws(HeroldException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -7684,7 +7692,7 @@ sealed class Content {
     }
     
     /**
-     * The content of another event was taken away.
+     * The content of another event was taken away, as the homeserver says: nothing proves who wanted it.
      */
     data class Redaction(
         /**

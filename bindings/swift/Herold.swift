@@ -871,7 +871,10 @@ public protocol ClientProtocol: AnyObject, Sendable {
      * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
      *
      * # Errors
-     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or not the key.
+     * [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read. [`HeroldError::NotFound`]: it was replaced
+     * meanwhile. [`HeroldError::NotSupported`], [`HeroldError::RetryLater`], [`HeroldError::WaitLonger`],
+     * [`HeroldError::Denied`].
      */
     func rehydrate(progress: ProgressSink?) async throws  -> Rehydrated?
     
@@ -882,9 +885,10 @@ public protocol ClientProtocol: AnyObject, Sendable {
      * has come out of the one that was there.
      *
      * # Errors
-     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
-     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
-     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity. [`HeroldError::AskAgain`]: the key is
+     * needed, or it does not open with that. [`HeroldError::NotFound`]: there is no secret storage.
+     * [`HeroldError::NotSupported`]: the homeserver does not know such devices. [`HeroldError::WaitLonger`]: it goes on.
+     * [`HeroldError::Denied`]. [`HeroldError::WarnOfTampering`].
      */
     func startDehydration(keyOrPassphrase: SecretString?, progress: ProgressSink?) async throws  -> Rehydrated?
     
@@ -1858,7 +1862,10 @@ open func dehydrationStatus()async throws  -> DehydrationStatus  {
      * [`Client::recover`] does it by itself. A new one takes the place of the one that was read.
      *
      * # Errors
-     * As for [`Client::start_dehydration`]. [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read.
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or not the key.
+     * [`HeroldError::WarnOfTampering`]: it is not the user's, or cannot be read. [`HeroldError::NotFound`]: it was replaced
+     * meanwhile. [`HeroldError::NotSupported`], [`HeroldError::RetryLater`], [`HeroldError::WaitLonger`],
+     * [`HeroldError::Denied`].
      */
 open func rehydrate(progress: ProgressSink? = nil)async throws  -> Rehydrated?  {
     return
@@ -1883,9 +1890,10 @@ open func rehydrate(progress: ProgressSink? = nil)async throws  -> Rehydrated?  
      * has come out of the one that was there.
      *
      * # Errors
-     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity, or the key is needed.
-     * [`HeroldError::AskAgain`]: it does not open with that. [`HeroldError::NotSupported`]: the homeserver does not know such
-     * devices. [`HeroldError::WaitLonger`]: it goes on. [`HeroldError::Denied`].
+     * [`HeroldError::RecoverFirst`]: this device does not have the user's identity. [`HeroldError::AskAgain`]: the key is
+     * needed, or it does not open with that. [`HeroldError::NotFound`]: there is no secret storage.
+     * [`HeroldError::NotSupported`]: the homeserver does not know such devices. [`HeroldError::WaitLonger`]: it goes on.
+     * [`HeroldError::Denied`]. [`HeroldError::WarnOfTampering`].
      */
 open func startDehydration(keyOrPassphrase: SecretString? = nil, progress: ProgressSink? = nil)async throws  -> Rehydrated?  {
     return
@@ -6073,7 +6081,7 @@ public enum Content: Equatable, Hashable {
          */size: UInt64?
     )
     /**
-     * The content of another event was taken away.
+     * The content of another event was taken away, as the homeserver says: nothing proves who wanted it.
      */
     case redaction(
         /**
@@ -10638,10 +10646,10 @@ private let initializationResult: InitializationResult = {
     if (uniffi_herold_ffi_checksum_method_client_dehydration_status() != 52844) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_herold_ffi_checksum_method_client_rehydrate() != 24432) {
+    if (uniffi_herold_ffi_checksum_method_client_rehydrate() != 35040) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_herold_ffi_checksum_method_client_start_dehydration() != 31408) {
+    if (uniffi_herold_ffi_checksum_method_client_start_dehydration() != 7127) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_herold_ffi_checksum_method_client_stop_dehydration() != 33772) {
