@@ -367,6 +367,48 @@ async fn replacing_can_be_killed_anywhere() {
     assert!(points > 40, "{points}");
 }
 
+/// The keys of the user's first identity are on this device still; another device has replaced it. This one dies while it replaces
+/// that, and comes back to a homeserver that shows the first one.
+#[tokio::test(start_paused = true)]
+async fn an_older_identity_that_is_shown_again_is_not_taken_for_the_new_one() {
+    let points = at_every_point(
+        async |net, client| {
+            say_something(client).await;
+            client.enable_recovery(password(), None).await.unwrap();
+            client.confirm_recovery_key().unwrap();
+            client.wait_for_backup(SOON).await.unwrap();
+            let other = device(net, "alice").await;
+            other.reset_recovery(password(), None).await.unwrap();
+            other.close().await.unwrap();
+        },
+        async |client| {
+            client.reset_recovery(password(), None).await.map(|made| Some(made.recovery_key))
+        },
+        |net| {
+            let server = net.server.lock().unwrap();
+            let mut seen = server.requests().iter();
+            let first = seen.find(|seen| seen.path.ends_with("device_signing/upload")).unwrap();
+            let mut body: Value = serde_json::from_slice(&first.body).unwrap();
+            drop(server);
+            body["auth"] = json!({
+                "type": "m.login.password", "password": common::PASSWORD,
+                "identifier": { "type": "m.id.user", "user": "alice" },
+            });
+            let path = "keys/device_signing/upload";
+            ask(net, "alice", "POST", path, body.clone()).unwrap_or_else(|| panic!("{body}"));
+        },
+        async |net, client, key| {
+            is_whole(net, client, &key.unwrap()).await;
+            let uploads = uploads(net);
+            let shown = master_key(net);
+            assert_ne!(shown, uploads[0], "the oldest one");
+            assert_ne!(shown, uploads[1], "the one that was to be replaced");
+        },
+    )
+    .await;
+    assert!(points > 40, "{points}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn changing_the_key_can_be_killed_anywhere_and_one_key_opens_everything() {
     // The first key is the same in each round: it is what the user knows.

@@ -335,7 +335,7 @@ samples! {
         description: "{}".to_owned(),
         from: vec![StorageKeyRecord { key_id: "old".to_owned(), key: secret("old key") }],
         replaced_key: Some("old".to_owned()),
-        replaced_master: Some(ed()),
+        made_master: None,
         replaced_backup: Some("1".to_owned()),
     },
     VerificationRecord: VerificationKey { flow_id: "$flow".to_owned(), user_id: user() }

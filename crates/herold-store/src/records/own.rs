@@ -4,7 +4,7 @@
 use herold_crypto::{Ed25519PublicKey, SecretBytes, SecretString};
 use herold_trust::Timestamp;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{DeviceKey, InboundSessionKey, NameKey, Only, SequenceKey, VerificationKey};
 use crate::{Record, StoreError, Table};
@@ -49,18 +49,12 @@ impl Record for PendingIdentityRecord {
             self_signing: SecretBytes,
             user_signing: SecretBytes,
         }
-        let read = match bytes.split_first() {
-            Some((1, body)) => postcard::from_bytes(body).map(|first| {
-                let First { master, self_signing, user_signing } = first;
-                Self { master, self_signing, user_signing, replaced: None }
-            }),
-            Some((2, body)) => postcard::from_bytes(body),
-            _ => {
-                let what = "a pending identity of an unknown version";
-                return Err(StoreError::Corrupt(what.to_owned()));
-            }
-        };
-        read.map_err(|_| StoreError::Corrupt("a row of table pending_identity".to_owned()))
+        decode_either(bytes, Self::TABLE, |first: First| Self {
+            master: first.master,
+            self_signing: first.self_signing,
+            user_signing: first.user_signing,
+            replaced: None,
+        })
     }
 }
 
@@ -110,12 +104,60 @@ pub struct RecoveryRecord {
     pub from: Vec<StorageKeyRecord>,
     /// The default key at the beginning.
     pub replaced_key: Option<String>,
-    /// The user's master key at the beginning.
-    pub replaced_master: Option<Ed25519PublicKey>,
     /// The version of the key backup at the beginning of a reset.
     pub replaced_backup: Option<String>,
+    /// The master key that a reset has made: no other identity is the one it was begun for, whosever keys are here.
+    pub made_master: Option<Ed25519PublicKey>,
 }
-record!(RecoveryRecord, Only, Recovery);
+
+impl Record for RecoveryRecord {
+    const TABLE: Table = Table::Recovery;
+    /// Version 1 had the master key at the beginning, and did not say what was made.
+    const VERSION: u8 = 2;
+    type Key = Only;
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        /// The fields of version 1.
+        #[derive(Deserialize)]
+        struct First {
+            change: RecoveryChange,
+            stage: RecoveryStage,
+            key: StorageKeyRecord,
+            description: String,
+            from: Vec<StorageKeyRecord>,
+            replaced_key: Option<String>,
+            _replaced_master: Option<Ed25519PublicKey>,
+            replaced_backup: Option<String>,
+        }
+        decode_either(bytes, Self::TABLE, |first: First| Self {
+            change: first.change,
+            stage: first.stage,
+            key: first.key,
+            description: first.description,
+            from: first.from,
+            replaced_key: first.replaced_key,
+            replaced_backup: first.replaced_backup,
+            made_master: None,
+        })
+    }
+}
+
+/// A record of which there are two versions.
+fn decode_either<First: DeserializeOwned, R: Record>(
+    bytes: &[u8],
+    table: Table,
+    from_first: impl FnOnce(First) -> R,
+) -> Result<R, StoreError> {
+    let read = match bytes.split_first() {
+        Some((1, body)) => postcard::from_bytes(body).map(from_first),
+        Some((2, body)) => postcard::from_bytes(body),
+        _ => {
+            let what = format!("a row of table {} of an unknown version", table.name());
+            return Err(StoreError::Corrupt(what));
+        }
+    };
+    read.map_err(|_| StoreError::Corrupt(format!("a row of table {}", table.name())))
+}
 
 /// A signature to be uploaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use herold_crypto::{Ed25519PublicKey, SecretString};
+use herold_crypto::{Ed25519PublicKey, SecretString, ed25519_from_base64};
 use herold_machine::{HttpRequest, Method};
 use herold_store::{
     StoreError,
@@ -45,7 +45,7 @@ pub(super) async fn set_up(session: &Arc<Session>, order: Order) -> Result<Recov
     let showing = Showing::new(session, Running::Enabling(change, EnableStep::Identity));
     own_list(session).await?;
     let mut record = begin(session, change, order.passphrase.as_ref(), Vec::new()).await?;
-    if let Err(error) = make_identity(session, &record, &order.authentication).await {
+    if let Err(error) = make_identity(session, &mut record, &order.authentication).await {
         // Nothing has been made, and nobody can have the key: as if it had not been begun.
         if is_refusal(&error) && record.stage == RecoveryStage::Begun && record.from.is_empty() {
             session.step(|machine, snapshot, cx| machine.note_recovery(snapshot, cx, None))?;
@@ -141,17 +141,16 @@ async fn begin(
         description: description.to_string(),
         from,
         replaced_key: None,
-        replaced_master: None,
         replaced_backup: None,
+        made_master: None,
     };
     if let Some(begun) = replaced {
         record.replaced_key = begun.replaced_key;
-        record.replaced_master = begun.replaced_master;
         record.replaced_backup = begun.replaced_backup;
+        record.made_master = begun.made_master;
     } else {
         let data = AccountData::fetch(session).await?;
         record.replaced_key = data.default_key().map(str::to_owned);
-        record.replaced_master = identity(session)?.0;
         if change == RecoveryChange::Reset {
             let body = backup_version(session).await?;
             record.replaced_backup = body.and_then(|body| version_of(&body));
@@ -181,12 +180,13 @@ fn is_refusal(error: &ClientError) -> bool {
 
 async fn make_identity(
     session: &Arc<Session>,
-    record: &RecoveryRecord,
+    record: &mut RecoveryRecord,
     authentication: &Authentication,
 ) -> Result<(), ClientError> {
     let (master, here) = identity(session)?;
-    let replace =
-        record.change == RecoveryChange::Reset && (!here || master == record.replaced_master);
+    // A homeserver may show one of the user's older identities, whose keys are here still: that is not what was asked for.
+    let is_made = here && master.is_some() && master == record.made_master;
+    let replace = record.change == RecoveryChange::Reset && !is_made;
     let begun = session.read(|machine, snapshot| machine.identity_is_prepared(snapshot))?;
     if master.is_some() && !here && !replace && !begun {
         return Err(ClientError::IdentityExists);
@@ -196,6 +196,10 @@ async fn make_identity(
     let Some(body) = body else { return Ok(()) };
     let body: Value = serde_json::from_str(&body)
         .map_err(|_| ClientError::Internal("the identity's keys are no JSON"))?;
+    if replace {
+        record.made_master = master_of(&body);
+        note(session, record)?;
+    }
     let request = |auth: Option<Value>| {
         let mut body = body.clone();
         if let (Some(auth), Some(object)) = (auth, body.as_object_mut()) {
@@ -207,7 +211,15 @@ async fn make_identity(
     authenticate::call(session, authentication, request).await?;
     session.step(|machine, snapshot, cx| machine.identity_published(snapshot, cx))?;
     // The own device's signature goes by itself; who is told that all is done should find it there.
-    own_list(session).await
+    own_list(session).await?;
+    // Another device may have replaced it meanwhile: these keys are nothing to put into the secret storage.
+    if identity(session)?.1 { Ok(()) } else { Err(ClientError::IdentityExists) }
+}
+
+/// The master key of an identity's upload.
+fn master_of(body: &Value) -> Option<Ed25519PublicKey> {
+    let keys = body.get("master_key")?.get("keys")?.as_object()?;
+    ed25519_from_base64(keys.values().next()?.as_str()?).ok()
 }
 
 /// Makes a key backup unless there is one in use whose key is here.
@@ -216,16 +228,17 @@ async fn make_backup(
     record: &RecoveryRecord,
 ) -> Result<String, ClientError> {
     let is_old = |version: &str| record.replaced_backup.as_deref() == Some(version);
-    let status = session.read(|machine, snapshot| machine.backup_status(snapshot))?;
-    if let (true, true, Some(version)) = (status.enabled, status.has_key, status.version)
-        && !is_old(&version)
-    {
-        return Ok(version);
-    }
     // What the homeserver has may be ours: looked at just now, or made before something died.
     let there = backup_version(session).await?;
     let there = there.and_then(|body| Some((version_of(&body)?, body)));
     let there = there.filter(|(version, _)| !is_old(version));
+    let status = session.read(|machine, snapshot| machine.backup_status(snapshot))?;
+    // The one in use may have been replaced without this device having heard of it.
+    if let (true, true, Some(version)) = (status.enabled, status.has_key, status.version)
+        && there.as_ref().is_some_and(|(there, _)| *there == version)
+    {
+        return Ok(version);
+    }
     let secret = session.read(|machine, snapshot| machine.secret(snapshot, key_backup::SECRET))?;
     if let (Some((version, body)), Some(secret)) = (&there, secret)
         && session
